@@ -1,0 +1,63 @@
+# The commands of the README. Needs Python 3.11 or 3.12, git and make; everything else goes into .venv.
+PYTHON ?= python3
+# Where pip looks for torch. Empty: wherever pip looks anyway (on Linux PyPI's build brings CUDA, several GB).
+# For the CPU build: make run TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+TORCH ?= torch==2.13.0
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL_TORCH = $(PIP) install --quiet "$(TORCH)" $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+
+.PHONY: help run demo test check soak bench lock setup setup-dev clean
+help:  ## list the commands
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+run: setup  ## set everything up, then start the pocket pool and the gateway (Ctrl-C stops both)
+	@exec $(BIN)/llmrouter serve
+
+demo: setup  ## ask the pocket pool a few checkable questions through model="auto", and stop
+	@exec $(BIN)/llmrouter demo
+
+test: setup-dev  ## run the tests
+	@exec $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: setup-dev  ## lint, format, types, import layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+soak: setup-dev  ## long trials: kill loops and fuzzing (minutes)
+	@exec $(BIN)/python -m pytest -m soak -o addopts="-ra --strict-markers --strict-config" $(PYTEST_ARGS)
+
+bench: setup-dev  ## score the routers on the data in LLMROUTER_DATA (or on the shipped pocket outcomes)
+	@exec $(BIN)/python -m benchmarks.quality
+
+lock:  ## renew the pinned requirements (needs uv)
+	@requirements/compile
+
+setup: .venv/.run  ## virtual environment for `make run`
+setup-dev: .venv/.dev  ## virtual environment for tests and training
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
+	  { echo "llmrouter needs Python 3.11 to 3.13; set PYTHON=/path/to/python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/.run: .venv/bin/python requirements/run.lock pyproject.toml
+	@echo "Installing into .venv (once; a few minutes) ..."
+	$(PIP) install --quiet --no-deps --require-hashes -r requirements/run.lock
+	$(INSTALL_TORCH)
+	$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/.dev: .venv/bin/python requirements/dev.lock pyproject.toml
+	@echo "Installing the development environment into .venv (once; a few minutes) ..."
+	$(PIP) install --quiet --no-deps --require-hashes -r requirements/dev.lock
+	$(INSTALL_TORCH)
+	$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@touch $@ .venv/.run
+
+clean:  ## remove what was built or installed
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage* htmlcov

@@ -1,0 +1,1 @@
+"""Benchmarks: quality, gateway, index, MoE kernels."""

@@ -1,0 +1,271 @@
+"""Artifacts: a trained router as an immutable folder of arrays and JSON.
+
+::
+
+    <id>/
+      manifest.json         layout version, models, routers, encoder fingerprint, hashes of every other file
+      quality.safetensors   learned arrays of the quality router
+      cost.safetensors      learned arrays of the cost router
+      encoder/config.json   which encoder, with which settings
+      index/                the vector index, where a router has one
+      evaluation.json       how it scored when it was made, where it was evaluated
+
+Nothing is unpickled. A folder is written beside its place and renamed into it, and never changed afterwards;
+``current`` is a relative symbolic link that is replaced by rename.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from llmrouter import __version__
+from llmrouter.encoders import Encoder, load_encoder
+from llmrouter.engine import RoutingEngine, TrainedRouters, check_trained
+from llmrouter.exceptions import ArtifactCorruptError, ArtifactError, FingerprintError, LLMRouterError
+from llmrouter.index import VectorIndex, load_index
+from llmrouter.policy import Policy, UtilityPolicy
+from llmrouter.registry import resolve
+from llmrouter.routers import KNNRouter, Router
+from llmrouter.types import ModelCard
+
+LAYOUT_VERSION = 1
+CURRENT = "current"
+_MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """How to load the encoder an artifact was trained with: a registry name or hub id, and settings."""
+
+    name: str
+    settings: Mapping[str, Any]
+    fingerprint: str
+
+
+def default_artifact() -> Path:
+    """Return the folder of the artifact that ships with the package: a router over the pocket pool."""
+    return Path(__file__).parent / "assets" / "artifact"
+
+
+def save(
+    trained: TrainedRouters,
+    parent: Path,
+    *,
+    encoder: EncoderSpec,
+    training: Mapping[str, Any],
+    evaluation: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write an artifact into ``parent/<id>`` and return that folder; the id is a hash of the content.
+
+    Parameters
+    ----------
+    trained : TrainedRouters
+        What was fitted.
+    parent : Path
+        The folder that holds artifacts.
+    encoder : EncoderSpec
+        The encoder it was fitted on.
+    training : mapping
+        What to remember of the training: data set, counts, seeds, settings. Must be JSON.
+    evaluation : mapping, optional
+        Results on held-out prompts. Must be JSON.
+    """
+    check_trained(trained)
+    parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=".new-", dir=parent))
+    try:
+        manifest = _write_parts(work, trained, encoder)
+        if evaluation is not None:
+            (work / "evaluation.json").write_text(json.dumps(evaluation, indent=1, sort_keys=True) + "\n")
+        manifest |= {"training": dict(training), "files": _hashes(work)}
+        digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:12]
+        manifest["id"] = f"{trained.router_name}-{digest}"
+        (work / _MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+        target = parent / str(manifest["id"])
+        if target.exists():  # the same content was written before
+            shutil.rmtree(work)
+        else:
+            work.chmod(0o755)
+            work.rename(target)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    return target
+
+
+def promote(folder: Path) -> Path:
+    """Point ``current`` beside `folder` at it, atomically, and return the link."""
+    link = folder.parent / CURRENT
+    temporary = folder.parent / f".{CURRENT}-{os.getpid()}"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(folder.name)
+    temporary.replace(link)
+    return link
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read and check the manifest of an artifact folder.
+
+    Raises
+    ------
+    ArtifactError
+        If there is none, or its layout version is not one that this version reads.
+    ArtifactCorruptError
+        If it is not valid JSON, or a file is missing or has another hash.
+    """
+    path = folder / _MANIFEST
+    if not path.is_file():
+        raise ArtifactError(f"{folder} is not an artifact: it has no {_MANIFEST}; train one with `llmrouter train`")
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_bytes())
+        layout, files = manifest["layout"], manifest["files"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactCorruptError(f"{path} is damaged ({error}); restore the folder or train again") from error
+    if layout != LAYOUT_VERSION:
+        raise ArtifactError(f"{folder} has layout {layout}; this version reads {LAYOUT_VERSION}; upgrade llmrouter")
+    for name, recorded in files.items():
+        file = folder / name
+        if not file.is_file():
+            raise ArtifactCorruptError(f"{file} is missing; restore the folder or train again")
+        if _sha256(file) != recorded:
+            raise ArtifactCorruptError(f"{file} does not match its recorded hash; restore the folder or train again")
+    return manifest
+
+
+def load(
+    folder: Path, cards: Sequence[ModelCard], *, policy: Policy | None = None, encoder: Encoder | None = None
+) -> RoutingEngine:
+    """Load an artifact as a routing engine.
+
+    Parameters
+    ----------
+    folder : Path
+        The artifact, or a link to it.
+    cards : sequence of ModelCard
+        The pool; it may differ from the models the artifact knows.
+    policy : Policy, optional
+        By default the utility policy with the artifact's reference cost. A utility policy that is given keeps its
+        weight and gets the artifact's reference cost.
+    encoder : Encoder, optional
+        By default the one named in the artifact is loaded.
+
+    Raises
+    ------
+    ArtifactError
+        Or one of its subclasses: not an artifact, damaged, or made with another encoder.
+    """
+    manifest = read_manifest(folder)
+    try:
+        spec = EncoderSpec(**json.loads((folder / "encoder" / "config.json").read_bytes()))
+        trained = _read_parts(folder, manifest)
+    except (KeyError, TypeError, ValueError, SafetensorError) as error:
+        raise ArtifactCorruptError(f"{folder} is damaged ({error!r}); restore the folder or train again") from error
+    if encoder is None:
+        encoder = load_encoder(spec.name, **spec.settings)
+    if encoder.fingerprint != spec.fingerprint:
+        raise FingerprintError(
+            f"{folder} was trained with the encoder {spec.name!r} (fingerprint {spec.fingerprint}), "
+            f"but the configured encoder has fingerprint {encoder.fingerprint}; set router.encoder to {spec.name!r} "
+            "or train again with the encoder you want"
+        )
+    if policy is None:
+        policy = UtilityPolicy(reference_cost_usd=trained.reference_cost_usd)
+    elif isinstance(policy, UtilityPolicy):
+        policy = UtilityPolicy(policy.cost_weight, reference_cost_usd=trained.reference_cost_usd)
+    return RoutingEngine(cards, encoder, trained=trained, policy=policy, artifact_id=manifest["id"])
+
+
+def _write_parts(work: Path, trained: TrainedRouters, encoder: EncoderSpec) -> dict[str, Any]:
+    index = _index_of(trained.quality)
+    routers = {}
+    pairs = {"quality": (trained.router_name, trained.quality), "cost": (trained.cost_router_name, trained.cost)}
+    for label, (name, router) in pairs.items():
+        own = _index_of(router)
+        if own is not None and own is not index:
+            raise ArtifactError(f"the {label} router has an index of its own; fit both on one shared index")
+        arrays, values = router.state()
+        save_file(dict(arrays), work / f"{label}.safetensors")
+        routers[label] = {"name": name, "values": values, "indexed": own is not None}
+    if index is not None:
+        (work / "index").mkdir()
+        index.save(work / "index")
+        (work / "index" / "prompt_ids.json").write_text(json.dumps(trained.prompt_ids) + "\n")
+    (work / "encoder").mkdir()
+    config = {"name": encoder.name, "settings": dict(encoder.settings), "fingerprint": encoder.fingerprint}
+    (work / "encoder" / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+    return {
+        "layout": LAYOUT_VERSION,
+        "llmrouter": __version__,
+        "models": list(trained.models),
+        "routers": routers,
+        "encoder": encoder.fingerprint,
+        "cost_unit": trained.cost_unit,
+        "reference_cost_usd": trained.reference_cost_usd,
+        "best_single": trained.best_single,
+        "token_ratio": dict(trained.token_ratio),
+        "mean_quality": dict(trained.mean_quality),
+        "mean_output_tokens": dict(trained.mean_output_tokens),
+    }
+
+
+def _read_parts(folder: Path, manifest: Mapping[str, Any]) -> TrainedRouters:
+    try:
+        index = load_index(folder / "index") if (folder / "index").is_dir() else None
+        prompt_ids: tuple[str, ...] = ()
+        if index is not None:
+            prompt_ids = tuple(json.loads((folder / "index" / "prompt_ids.json").read_bytes()))
+        quality, cost = (
+            _read_router(folder, manifest["routers"][label], label, index) for label in ("quality", "cost")
+        )
+    except ArtifactError:
+        raise
+    except LLMRouterError as error:
+        raise ArtifactCorruptError(f"{folder}: {error}") from error
+    trained = TrainedRouters(
+        models=tuple(manifest["models"]),
+        quality=quality,
+        cost=cost,
+        cost_unit=manifest["cost_unit"],
+        reference_cost_usd=manifest["reference_cost_usd"],
+        router_name=manifest["routers"]["quality"]["name"],
+        cost_router_name=manifest["routers"]["cost"]["name"],
+        best_single=manifest["best_single"],
+        token_ratio=manifest["token_ratio"],
+        mean_quality=manifest["mean_quality"],
+        mean_output_tokens=manifest["mean_output_tokens"],
+        prompt_ids=prompt_ids,
+    )
+    check_trained(trained)
+    return trained
+
+
+def _read_router(folder: Path, entry: Mapping[str, Any], label: str, index: VectorIndex | None) -> Router:
+    arrays = load_file(folder / f"{label}.safetensors")
+    implementation = resolve("router", entry["name"])
+    router: Router = implementation.from_state(arrays, entry["values"], index=index if entry["indexed"] else None)
+    return router
+
+
+def _index_of(router: Router) -> VectorIndex | None:
+    return router.index_ if isinstance(router, KNNRouter) else None
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""The HTTP gateway: FastAPI over the routing engine."""
