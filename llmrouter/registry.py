@@ -43,6 +43,7 @@ _BUILTIN: Mapping[Kind, Mapping[str, str]] = {
     },
     "store": {
         "sqlite": "llmrouter.outcomes._sqlite:SQLiteOutcomeStore",
+        "memory": "llmrouter.outcomes._memory:MemoryOutcomeStore",
     },
     "backend": {
         "openai": "llmrouter.pool._openai:OpenAIBackend",
@@ -81,7 +82,7 @@ def resolve(kind: Kind, name: str) -> type[Any]:
     return loaded
 
 
-def create(kind: Kind, name: str, **parameters: Any) -> Any:
+def create(kind: Kind, name: str, /, **parameters: Any) -> Any:
     """Construct the implementation registered as `name` with `parameters`.
 
     Raises

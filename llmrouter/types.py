@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -223,6 +223,19 @@ class Decision:
     def eligible(self) -> tuple[RankedModel, ...]:
         """The models to try, in order."""
         return tuple(entry for entry in self.ranking if entry.eligible)
+
+    def document(self) -> dict[str, Any]:
+        """Return the decision as JSON values: what a dry run answers."""
+        return {
+            "model": self.model,
+            "ranking": [asdict(entry) for entry in self.ranking],
+            "propensity": self.propensity,
+            "policy": self.policy,
+            "router": self.router,
+            "artifact_id": self.artifact_id,
+            "neighbours": [asdict(neighbour) for neighbour in self.neighbours],
+            "warnings": list(self.warnings),
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,6 +155,22 @@ class OutcomeTable:
             )
         return self.select(rows)
 
+    def router_texts(self) -> list[str]:
+        """Return the texts a router reads, n of them.
+
+        Raises
+        ------
+        DataError
+            If a prompt has no text.
+        """
+        missing = [i for i, text in enumerate(self.texts) if text is None]
+        if missing:
+            raise DataError(
+                f"{self.name or 'the table'}: {len(missing)} prompts have no text (first: "
+                f"{self.prompt_ids[missing[0]]}); a router that reads prompts cannot be used on them"
+            )
+        return [text for text in self.texts if text is not None]
+
     def cards(self) -> tuple[ModelCard, ...]:
         """Return a model card for each column; a model without a list price gets price 0."""
         return tuple(

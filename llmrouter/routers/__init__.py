@@ -3,6 +3,7 @@
 from llmrouter.routers._base import BaseRouter, Router, weighted_mean
 from llmrouter.routers._baselines import BestSingleRouter, CheapestRouter, MeanRouter, RandomRouter
 from llmrouter.routers._knn import KNNRouter
+from llmrouter.routers._pair import RouterPair, cost_target, fit_pair
 
 __all__ = [
     "BaseRouter",
@@ -12,5 +13,8 @@ __all__ = [
     "MeanRouter",
     "RandomRouter",
     "Router",
+    "RouterPair",
+    "cost_target",
+    "fit_pair",
     "weighted_mean",
 ]

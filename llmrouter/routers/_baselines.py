@@ -29,11 +29,13 @@ class _ConstantRouter(BaseRouter):
 
     def predict(self, X: FloatArray) -> FloatArray:
         """Return the same row for each prompt, shape (n, m)."""
-        return np.tile(self._row(), (len(self._check_predict(X)), 1))
+        X = self._check_predict(X)
+        return np.tile(self._row(), (len(X), 1))
 
     def predict_std(self, X: FloatArray) -> FloatArray:
         """Return the standard error of each model's mean, shape (n, m)."""
-        return np.tile(self.std_, (len(self._check_predict(X)), 1))
+        X = self._check_predict(X)
+        return np.tile(self.std_, (len(X), 1))
 
     def state(self) -> tuple[dict[str, FloatArray], dict[str, Any]]:
         """Return (arrays, JSON values)."""

@@ -65,7 +65,7 @@ class KNNRouter(BaseRouter):
             If `k` or `shrinkage` is out of range.
         """
         X, y, weight = self._check_fit(X, y, sample_weight)
-        index = create_index(self.index, X.shape[1])
+        index = create_index(self.index, X.shape[1], rows=len(X))
         index.add(np.arange(len(X), dtype=np.int64), X)
         return self._store(index, y, weight)
 
@@ -93,11 +93,12 @@ class KNNRouter(BaseRouter):
 
     def neighbours(self, X: FloatArray) -> Neighbors:
         """Return the k stored prompts nearest to each row of X."""
-        return self.index_.search(self._check_predict(X), self.k)
+        X = self._check_predict(X)
+        return self.index_.search(X, self.k)
 
     def predict(self, X: FloatArray) -> FloatArray:
         """Return the expected outcome, shape (n, m); NaN for a model that was never observed."""
-        return self.predict_from(self.neighbours(X))[0]
+        return self._shrunk_mean(*self._gather(self.neighbours(X)))
 
     def predict_std(self, X: FloatArray) -> FloatArray:
         """Return the standard error of that expectation, shape (n, m)."""
@@ -110,26 +111,32 @@ class KNNRouter(BaseRouter):
         neighbourhood is shrunk towards the model's overall variance by ``shrinkage + 1`` prompts: a handful of equal
         outcomes does not make an estimate certain.
         """
+        values, weight = self._gather(found)
+        mean = self._shrunk_mean(values, weight)
+        total = weight.sum(axis=1)
+        squares = (weight * (values - mean[:, None, :]) ** 2).sum(axis=1)
+        prior = self.shrinkage + 1.0
+        variance = (squares + prior * self.variance_) / (total + prior)
+        return mean, np.sqrt(variance / np.maximum(total + self.shrinkage, 1.0))
+
+    def _gather(self, found: Neighbors) -> tuple[FloatArray, FloatArray]:
+        """Return outcomes (0 where not observed) and weights (0 there too) of the first k neighbours, (n, k, m)."""
         if not hasattr(self, "y_"):
             raise NotFittedError("KNNRouter is not fitted; call fit first")
         ids = found.ids[:, : self.k]
-        values = self.y_[ids]  # (n, k, m)
+        values = self.y_[ids]
         observed = np.isfinite(values)
-        values = np.where(observed, values, 0.0)
-        weight = self.weight_[ids][:, :, None] * observed
-        total = weight.sum(axis=1)
-        prior_mean = np.where(np.isfinite(self.mean_), self.mean_, 0.0)
-        summed = (weight * values).sum(axis=1) + self.shrinkage * prior_mean
-        strength = total + self.shrinkage
-        mean = np.where(strength > 0, summed / np.where(strength > 0, strength, 1.0), prior_mean)
-        squares = (weight * (values - mean[:, None, :]) ** 2).sum(axis=1)
-        prior = self.shrinkage + 1.0
-        variance = (squares + prior * np.nan_to_num(self.variance_)) / (total + prior)
-        std = np.sqrt(variance / np.maximum(strength, 1.0))
-        unseen = ~np.isfinite(self.mean_)
-        mean[:, unseen] = np.nan
-        std[:, unseen] = np.nan
-        return mean, std
+        return np.where(observed, values, 0.0), self.weight_[ids][:, :, None] * observed
+
+    def _shrunk_mean(self, values: FloatArray, weight: FloatArray) -> FloatArray:
+        summed = (weight * values).sum(axis=1)
+        strength = weight.sum(axis=1)
+        if self.shrinkage:
+            summed += self.shrinkage * np.nan_to_num(self.mean_)
+            strength += self.shrinkage
+        mean: FloatArray = np.where(strength > 0, summed / np.where(strength > 0, strength, 1.0), self.mean_)
+        mean[:, ~np.isfinite(self.mean_)] = np.nan
+        return mean
 
     def state(self) -> tuple[dict[str, FloatArray], dict[str, Any]]:
         """Return (arrays, JSON values); the index is saved beside them by the artifact."""

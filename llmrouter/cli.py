@@ -1,0 +1,344 @@
+"""The ``llmrouter`` command: the composition root.
+
+The one place of the library that may import `service`, `training` and `benchmarks`, and it does so inside the command
+that needs them, so that ``llmrouter --help`` stays quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmrouter import __version__
+from llmrouter.exceptions import ConfigError, LLMRouterError
+
+if TYPE_CHECKING:
+    from llmrouter.engine import RoutingEngine
+    from llmrouter.types import Decision, Price
+
+_EXIT_ERROR = 1
+_EXIT_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status: 0 done, 1 an error that was explained, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except LLMRouterError as error:
+        print(f"llmrouter: error: {error}", file=sys.stderr)
+        return _EXIT_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return _EXIT_INTERRUPTED
+    except BrokenPipeError:  # the reader of our output (head, less) has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _EXIT_ERROR
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="llmrouter",
+        description="Route each prompt to the model of the pool that gives the wanted quality for the least money.",
+    )
+    parser.add_argument("--version", action="version", version=f"llmrouter {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_serve(commands)
+    _add_demo(commands)
+    _add_route(commands)
+    _add_models(commands)
+    _add_train(commands)
+    _add_eval(commands)
+    _add_import(commands)
+    return parser
+
+
+def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    parser.set_defaults(command=run)
+    return parser
+
+
+def _config_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="YAML configuration (default: the embedded pocket pool)"
+    )
+
+
+# serve, demo
+
+
+def _add_serve(commands: Any) -> None:
+    parser = _command(
+        commands, "serve", _serve, "start the gateway; without --config also the pocket pool of local models"
+    )
+    _config_option(parser)
+    parser.add_argument("--host", help="overrides server.host")
+    parser.add_argument("--port", type=int, help="overrides server.port")
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from service.launch import run_gateway
+
+    return run_gateway(options.config, host=options.host, port=options.port)
+
+
+def _add_demo(commands: Any) -> None:
+    _command(commands, "demo", _demo, 'ask the pocket pool checkable questions through model="auto", and stop')
+
+
+def _demo(options: argparse.Namespace) -> int:
+    del options
+    from service.demo import run_demo
+
+    return run_demo()
+
+
+# route, models
+
+
+def _add_route(commands: Any) -> None:
+    parser = _command(commands, "route", _route, "show how a prompt would be routed; no model is called")
+    parser.add_argument("prompt")
+    _config_option(parser)
+    parser.add_argument("--cost-weight", type=float, metavar="W", help="overrides the policy's weight of cost")
+    parser.add_argument("--neighbours", type=int, default=5, metavar="N", help="nearest training prompts to show")
+    parser.add_argument("--json", action="store_true", help="print the decision as JSON")
+
+
+def _engine(config: Path | None) -> RoutingEngine:
+    from service.settings import build_engine, load_settings
+
+    return build_engine(load_settings(config))
+
+
+def _route(options: argparse.Namespace) -> int:
+    from llmrouter.types import Preference, RoutingRequest, estimate_tokens
+
+    engine = _engine(options.config)
+    if options.cost_weight is not None and not options.cost_weight >= 0:
+        raise ConfigError(f"must be a number >= 0; got {options.cost_weight}", path="--cost-weight")
+    request = RoutingRequest(
+        text=options.prompt,
+        prompt_tokens=estimate_tokens(options.prompt),
+        preference=Preference(cost_weight=options.cost_weight),
+    )
+    decision = engine.route(request, neighbours=max(options.neighbours, 0))
+    if options.json:
+        print(json.dumps(decision.document(), indent=1))
+    else:
+        _print_decision(decision)
+    return 0
+
+
+def _print_decision(decision: Decision) -> None:
+    print(f"model     {decision.model}")
+    print(f"policy    {decision.policy}   router {decision.router}   artifact {decision.artifact_id}")
+    rows = [("rank", "model", "quality", "+-", "cost (USD)", "")]
+    for rank, entry in enumerate(decision.ranking, start=1):
+        quality, error = f"{entry.expected_quality:.3f}", f"{entry.standard_error:.3f}"
+        rows.append((str(rank), entry.model, quality, error, f"{entry.expected_cost_usd:.3g}", entry.reason))
+    _print_table(rows)
+    if decision.neighbours:
+        print("\nnearest training prompts")
+        for neighbour in decision.neighbours:
+            print(f"  {neighbour.similarity:.3f}  {neighbour.prompt_id}")
+    for warning in decision.warnings:
+        print(f"warning: {warning}")
+
+
+def _add_models(commands: Any) -> None:
+    parser = _command(commands, "models", _models, "list the models of the pool")
+    parser.add_argument("action", choices=["list"])
+    _config_option(parser)
+
+
+def _models(options: argparse.Namespace) -> int:
+    engine = _engine(options.config)
+    rows = [("model", "input $/M", "output $/M", "context", "known to the router", "mean quality")]
+    for card in engine.cards:
+        mean = engine.trained.mean_quality.get(card.name)
+        rows.append(
+            (
+                card.name,
+                f"{card.price.input:g}",
+                f"{card.price.output:g}",
+                "" if card.context_window is None else str(card.context_window),
+                "yes" if card.name in engine.trained.models else "no (prior)",
+                "" if mean is None else f"{mean:.3f}",
+            )
+        )
+    _print_table(rows)
+    return 0
+
+
+# train, eval, import
+
+
+def _add_train(commands: Any) -> None:
+    parser = _command(commands, "train", _train, "train a router on a table of outcomes and write an artifact")
+    parser.add_argument(
+        "--data", required=True, metavar="DIR", help="folder of outcomes, or 'pocket' for the shipped one"
+    )
+    parser.add_argument("--router", default="knn", metavar="SPEC", help="e.g. knn (tuned on train) or knn:k=40")
+    parser.add_argument("--encoder", default="static", metavar="NAME", help="static, minilm, a hub id or a path")
+    parser.add_argument("--out", type=Path, default=Path("artifacts"), metavar="DIR")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-promote", action="store_true", help="leave the link `current` where it is")
+
+
+def _train(options: argparse.Namespace) -> int:
+    from llmrouter.evaluation import format_result
+    from llmrouter.outcomes import load_table
+    from training.train import train
+
+    trained = train(
+        load_table(_data_folder(options.data)),
+        options.out,
+        router=options.router,
+        encoder=options.encoder,
+        seed=options.seed,
+        promote=not options.no_promote,
+    )
+    if trained.evaluation is not None:
+        print(format_result(trained.evaluation))
+    return 0
+
+
+def _data_folder(name: str) -> Path:
+    return Path(__file__).parent / "assets" / "pocket" / "outcomes" if name == "pocket" else Path(name)
+
+
+def _add_eval(commands: Any) -> None:
+    parser = _command(commands, "eval", _eval, "score routers on a full-information table of outcomes")
+    parser.add_argument(
+        "--data", required=True, metavar="DIR", help="folder of outcomes, or 'pocket' for the shipped one"
+    )
+    parser.add_argument("--routers", default="knn", metavar="A,B", help="e.g. knn or 'knn;knn:k=40,shrinkage=5'")
+    parser.add_argument("--encoder", default="static", metavar="NAME", help="static, minilm, a hub id or a path")
+    parser.add_argument("--cost", default="usd", choices=["usd", "list_price", "calls"])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resamples", type=int, default=1000, help="of the paired bootstrap; 0 for no intervals")
+    parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR")
+    parser.add_argument("--look-log", type=Path, metavar="FILE", help="append this look at the test split to FILE")
+
+
+def _eval(options: argparse.Namespace) -> int:
+    from llmrouter.encoders import encode_cached, load_encoder
+    from llmrouter.evaluation import evaluate, format_result, write_report
+    from llmrouter.outcomes import load_table
+
+    table = load_table(_data_folder(options.data))
+    routers = split_specs(options.routers)
+    encoder = load_encoder(options.encoder)
+    if any(text is not None for text in table.texts):
+        embeddings = encode_cached(encoder, table.router_texts())
+    else:
+        print("the table has no prompt texts: baselines and bounds only")
+        embeddings, routers = None, []
+    result = evaluate(
+        table,
+        embeddings,
+        routers=routers,
+        cost=options.cost,
+        seed=options.seed,
+        resamples=options.resamples,
+        context={"encoder": options.encoder, "encoder_fingerprint": encoder.fingerprint},
+        look_log=options.look_log,
+    )
+    print(format_result(result))
+    for path in write_report(result, options.out):
+        print(f"wrote {path}")
+    return 0
+
+
+def split_specs(text: str) -> list[str]:
+    """Split a list of router specs at commas, but not at the commas between the parameters of one.
+
+    ``"knn,knn:k=40,shrinkage=5,random"`` is ``["knn", "knn:k=40,shrinkage=5", "random"]``; ``;`` separates too.
+    """
+    specs: list[str] = []
+    for group in text.split(";"):
+        start = len(specs)
+        for part in filter(None, (piece.strip() for piece in group.split(","))):
+            is_parameter = "=" in part and ":" not in part and len(specs) > start and ":" in specs[-1]
+            if is_parameter:
+                specs[-1] += f",{part}"
+            else:
+                specs.append(part)
+    return specs
+
+
+def _add_import(commands: Any) -> None:
+    parser = _command(commands, "import", _import, "turn your own logs into a table of outcomes")
+    parser.add_argument("path", type=Path)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--format", default="auto", choices=["auto", "openai", "litellm", "csv", "jsonl"])
+    parser.add_argument(
+        "--columns",
+        default="",
+        metavar="OURS=THEIRS,...",
+        help="CSV columns, e.g. prompt=question,model=llm,quality=score",
+    )
+    parser.add_argument(
+        "--prices", type=Path, metavar="FILE", help='JSON {"model": {"input": 0.15, "output": 0.6}}, $/M'
+    )
+    parser.add_argument("--strict", action="store_true", help="refuse the file if any row is bad")
+    parser.add_argument("--default-model", metavar="NAME", help="model of rows that name none")
+    parser.add_argument("--test-share", type=float, default=0.3, help="share of the prompts assigned to the test split")
+    parser.add_argument("--as", dest="written", default="parquet", choices=["parquet", "jsonl"])
+
+
+def _import(options: argparse.Namespace) -> int:
+    from llmrouter.outcomes import import_logs, save_table
+
+    table, report = import_logs(
+        options.path,
+        format=options.format,
+        columns=_columns(options.columns),
+        prices=_prices(options.prices),
+        strict=options.strict,
+        default_model=options.default_model,
+        test_share=options.test_share,
+    )
+    print(report)
+    save_table(table, options.out, format=options.written)
+    print(f"wrote {options.out}: {len(table)} prompts, {len(table.models)} models")
+    return 0
+
+
+def _columns(text: str) -> dict[str, str] | None:
+    pairs = [item.partition("=") for item in text.split(",") if item.strip()]
+    bad = [ours for ours, separator, theirs in pairs if not (separator and theirs.strip())]
+    if bad:
+        raise ConfigError(f"write OURS=THEIRS; {bad[0]!r} has no '='", path="--columns")
+    return {ours.strip(): theirs.strip() for ours, _, theirs in pairs} or None
+
+
+def _prices(path: Path | None) -> dict[str, Price] | None:
+    from llmrouter.types import Price
+
+    if path is None:
+        return None
+    try:
+        return {model: Price(**price) for model, price in json.loads(path.read_bytes()).items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f'cannot read {path}: {error}; expected {{"model": {{"input": 0.15, "output": 0.6}}}}', path="--prices"
+        ) from error
+
+
+def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

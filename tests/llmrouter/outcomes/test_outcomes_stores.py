@@ -1,0 +1,181 @@
+"""The contract of outcome stores, run over every store of the registry that needs no server."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from outcome_samples import make_outcome
+
+from llmrouter.exceptions import ConfigError, DataError
+from llmrouter.outcomes import Feedback, OutcomeStore, open_store
+from llmrouter.types import Outcome
+
+URLS = {"sqlite": "sqlite:///{folder}/log/outcomes.db", "memory": "memory://"}
+
+
+@pytest.fixture(params=sorted(URLS))
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OutcomeStore]:
+    opened = open_store(URLS[request.param].format(folder=tmp_path))
+    assert isinstance(opened, OutcomeStore)
+    yield opened
+    opened.close()
+
+
+FULL = Outcome(
+    request_id="r",
+    time=12.5,
+    model="m",
+    router="knn",
+    artifact_id="a1",
+    policy="utility",
+    propensity=0.75,
+    candidates={"m": {"quality": 0.5, "standard_error": 0.125, "cost_usd": 1e-6}, "é": {"quality": 1.0}},
+    key_id="k",
+    conversation_id="c",
+    prompt="text\x00 with 'quotes' and \u2028 lines",
+    prompt_sha256="0" * 64,
+    embedding=(0.5, -0.25, 1.0),
+    task="t",
+    served_by="n",
+    fallbacks=("m", "o"),
+    status="partial",
+    error="broke off",
+    input_tokens=1,
+    cached_tokens=0,
+    output_tokens=2,
+    reasoning_tokens=3,
+    cost_usd=0.1,
+    time_to_first_token_s=0.2,
+    latency_s=0.3,
+    quality=0.5,
+    quality_source="judge",
+    quality_weight=2.0,
+    quality_time=13.0,
+)
+
+
+def test_every_field_comes_back(store: OutcomeStore) -> None:
+    assert all(getattr(FULL, field.name) not in (None, "", ()) for field in dataclasses.fields(Outcome))
+    plain = make_outcome("s")
+    store.append([FULL, plain])
+    assert store.get("r") == FULL
+    assert store.get("s") == plain
+    assert store.get("never") is None
+
+
+def test_append_is_idempotent_and_the_first_stays(store: OutcomeStore) -> None:
+    store.append([make_outcome("a", cost_usd=1.0), make_outcome("a", cost_usd=2.0)])
+    store.append([make_outcome("a", cost_usd=3.0), make_outcome("b")])
+    store.append([])
+    assert [(outcome.request_id, outcome.cost_usd) for outcome in store.scan()] == [("a", 1.0), ("b", None)]
+
+
+def test_scan_is_by_time_and_inclusive(store: OutcomeStore) -> None:
+    store.append([make_outcome(f"r{time}{i}", time=float(time)) for time in (3, 1, 2) for i in range(2)])
+    assert [outcome.request_id for outcome in store.scan()] == ["r10", "r11", "r20", "r21", "r30", "r31"]
+    assert [outcome.request_id for outcome in store.scan(2.0)] == ["r20", "r21", "r30", "r31"]
+    assert list(store.scan(3.5)) == []
+
+
+def test_scan_goes_on_over_pages_of_equal_times(store: OutcomeStore) -> None:
+    store.append([make_outcome(f"r{i}", time=float(i // 700)) for i in range(1600)])
+    assert [outcome.request_id for outcome in store.scan()] == [f"r{i}" for i in range(1600)]
+
+
+def test_one_can_write_while_scanning(store: OutcomeStore) -> None:
+    store.append([make_outcome(f"r{i}", time=float(i)) for i in range(600)])
+    seen = []
+    for outcome in store.scan():
+        seen.append(outcome.request_id)
+        if len(seen) == 1:
+            store.append([make_outcome("earlier", time=-1.0)])
+            store.feedback(Feedback("r1", 1.0))
+    assert seen == [f"r{i}" for i in range(600)]
+
+
+def test_feedback_is_joined_as_the_weighted_mean_over_sources(store: OutcomeStore) -> None:
+    store.append([make_outcome("a"), make_outcome("b")])
+    assert store.feedback(Feedback("a", 1.0, "user", 1.0, 5.0)) is True
+    assert store.feedback(Feedback("a", 0.0, "judge", 3.0, 7.0)) is True
+    outcome = store.get("a")
+    assert outcome is not None
+    assert (outcome.quality, outcome.quality_source, outcome.quality_weight, outcome.quality_time) == (
+        0.25, "judge, user", 4.0, 7.0
+    )  # fmt: skip
+    assert [outcome.quality for outcome in store.scan()] == [0.25, None]
+
+
+def test_feedback_is_idempotent_on_request_and_source(store: OutcomeStore) -> None:
+    store.append([make_outcome("a")])
+    store.feedback(Feedback("a", 0.5, "user", 1.0, 5.0))
+    before = store.get("a")
+    store.feedback(Feedback("a", 0.5, "user", 1.0, 9.0))
+    assert store.get("a") == before, "the same again changes nothing, not even the time"
+    store.feedback(Feedback("a", 1.0, "user", 2.0, 10.0))
+    after = store.get("a")
+    assert after is not None
+    assert (after.quality, after.quality_weight, after.quality_time) == (1.0, 2.0, 10.0)
+
+
+def test_feedback_that_comes_first_waits_for_its_outcome(store: OutcomeStore) -> None:
+    assert store.feedback(Feedback("a", 0.5)) is False
+    assert store.feedback(Feedback("a", 0.75)) is False
+    assert store.get("a") is None
+    store.append([make_outcome("a")])
+    outcome = store.get("a")
+    assert outcome is not None
+    assert outcome.quality == 0.75
+    assert (outcome.quality_time or 0) > 1e9, "stamped on arrival"
+    assert store.feedback(Feedback("a", 1.0)) is True
+
+
+def test_a_quality_stored_with_the_outcome_is_one_source(store: OutcomeStore) -> None:
+    store.append([make_outcome("a", quality=0.5, quality_source="judge"), make_outcome("b", quality=0.5)])
+    store.feedback(Feedback("a", 1.0, "user"))
+    store.feedback(Feedback("b", 1.0, "user"))
+    joined = {outcome.request_id: outcome for outcome in store.scan()}
+    assert (joined["a"].quality, joined["a"].quality_source) == (0.75, "judge, user")
+    assert joined["b"].quality == 0.75
+    store.feedback(Feedback("a", 0.0, "judge"))
+    assert {outcome.request_id: outcome.quality for outcome in store.scan()}["a"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (lambda s: s.feedback(Feedback("a", 1.7)), r"feedback.quality 1.7 is outside \[0, 1\]"),
+        (lambda s: s.feedback(Feedback("a", math.nan)), "feedback.quality nan is outside"),
+        (lambda s: s.feedback(Feedback("", 1.0)), "feedback.request_id is empty"),
+        (lambda s: s.feedback(Feedback("a", 1.0, "")), "feedback.source is empty"),
+        (lambda s: s.feedback(Feedback("a", 1.0, weight=0.0)), "feedback.weight 0.0 must be"),
+        (lambda s: s.feedback(Feedback("a", 1.0, weight=math.inf)), "feedback.weight inf must be"),
+        (lambda s: s.append([make_outcome("z"), make_outcome("")]), "outcome.request_id is empty"),
+        (lambda s: s.append([make_outcome("z"), make_outcome("y", model="")]), "outcome.model is empty"),
+        (lambda s: s.append([make_outcome("z"), make_outcome("y", time=math.nan)]), "outcome.time nan"),
+        (lambda s: s.append([make_outcome("z"), make_outcome("y", quality=2.0)]), "outcome.quality 2.0"),
+    ],
+)
+def test_bad_records_are_refused_whole(store: OutcomeStore, act: Callable, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        act(store)
+    assert list(store.scan()) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("outcomes.db", r"is not a URL; write sqlite:///outcomes.db \(schemes: memory://, sqlite://"),
+        ("postgres://host/db", "unknown store 'postgres'; one of memory, sqlite"),
+        ("sqlite://", "names no file"),
+        ("sqlite:///", "names no file"),
+        ("sqlite:///:memory:", "names no file"),
+        ("memory://named", "a memory store has no name"),
+    ],
+)
+def test_bad_urls(url: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        open_store(url)
