@@ -1,0 +1,23 @@
+"""Encoders: text to unit vectors."""
+
+from llmrouter.encoders._base import Encoder
+from llmrouter.encoders._cached import CachedEncoder, CacheStatistics
+from llmrouter.encoders._embedding_cache import encode_cached
+from llmrouter.encoders._load import load_encoder
+from llmrouter.encoders._onnx import OnnxEncoder
+from llmrouter.encoders._sentence_transformers import SentenceTransformersEncoder
+from llmrouter.encoders._static import StaticEncoder
+from llmrouter.encoders._text import TextMode, chat_text
+
+__all__ = [
+    "CacheStatistics",
+    "CachedEncoder",
+    "Encoder",
+    "OnnxEncoder",
+    "SentenceTransformersEncoder",
+    "StaticEncoder",
+    "TextMode",
+    "chat_text",
+    "encode_cached",
+    "load_encoder",
+]

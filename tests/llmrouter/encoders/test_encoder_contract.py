@@ -1,0 +1,32 @@
+"""Every encoder that loads without a network passes the kit. Small windows keep the networks' work small."""
+
+import pytest
+
+from llmrouter.encoders import CachedEncoder, OnnxEncoder, SentenceTransformersEncoder, StaticEncoder
+from tests.contracts.encoder_kit import check_encoder
+
+SMALL = {"max_windows": 2, "window_tokens": 24}
+
+
+def test_static():
+    check_encoder(StaticEncoder(), StaticEncoder())
+
+
+def test_static_with_few_windows():
+    check_encoder(StaticEncoder(**SMALL), StaticEncoder(**SMALL))
+
+
+def test_cached():
+    check_encoder(CachedEncoder(StaticEncoder(), capacity=5), StaticEncoder())
+
+
+def test_sentence_transformers(minilm_folder):
+    check_encoder(
+        SentenceTransformersEncoder("minilm", device="cpu", **SMALL),
+        SentenceTransformersEncoder(minilm_folder, device="cpu", batch_size=1, **SMALL),
+    )
+
+
+@pytest.mark.slow
+def test_onnx_int8(minilm_onnx_folder):
+    check_encoder(OnnxEncoder(minilm_onnx_folder, **SMALL), OnnxEncoder(minilm_onnx_folder, threads=2, **SMALL))

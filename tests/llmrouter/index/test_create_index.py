@@ -1,0 +1,123 @@
+import sys
+from importlib.metadata import PackageNotFoundError
+
+import numpy as np
+import pytest
+
+from llmrouter.exceptions import ArtifactCorruptError, ConfigError, MissingExtraError
+from llmrouter.index import (
+    ExactIndex,
+    FaissFlatIndex,
+    _create,
+    _exact,
+    _faiss_check,
+    _storage,
+    check_faiss,
+    create_index,
+    load_index,
+)
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """Pretend that exactly these distributions are installed."""
+
+    def pretend(*names):
+        def distribution(name):
+            if name not in names:
+                raise PackageNotFoundError(name)
+
+        monkeypatch.setattr(_faiss_check, "distribution", distribution)
+
+    return pretend
+
+
+@pytest.fixture
+def without_faiss(monkeypatch, installed):
+    installed()
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    monkeypatch.setattr(_faiss_check, "find_spec", lambda name: None)
+
+
+def test_names():
+    assert isinstance(create_index("exact", 4), ExactIndex)
+    with pytest.raises(ConfigError, match="unknown index 'hnsw'; one of .*exact"):
+        create_index("hnsw", 4)
+
+
+def test_auto_takes_faiss_for_many_rows_only():
+    pytest.importorskip("faiss", reason="faiss is not installed")
+    assert isinstance(create_index("auto", 4), ExactIndex)
+    assert isinstance(create_index("auto", 4, rows=_create.AUTO_FAISS_ROWS - 1), ExactIndex)
+    assert isinstance(create_index("auto", 4, rows=_create.AUTO_FAISS_ROWS), FaissFlatIndex)
+
+
+def test_auto_does_without_faiss(without_faiss):
+    assert isinstance(create_index("auto", 4, rows=10**6), ExactIndex)
+
+
+def test_missing_faiss_names_the_extra(without_faiss):
+    with pytest.raises(MissingExtraError, match=r"pip install 'llmrouter-service\[cpu\]'"):
+        create_index("faiss-flat", 4)
+
+
+@pytest.mark.parametrize("gpu", ["faiss-gpu", "faiss-gpu-cu11", "faiss-gpu-cu12"])
+@pytest.mark.parametrize("use", [check_faiss, lambda: FaissFlatIndex(4), lambda: create_index("auto", 4)])
+def test_two_faiss_distributions_are_refused(installed, gpu, use):
+    installed("faiss-cpu", gpu)
+    with pytest.raises(ConfigError, match=f"pip uninstall -y faiss-cpu {gpu} && pip install"):
+        use()
+
+
+@pytest.mark.parametrize("names", [(), ("faiss-cpu",), ("faiss-gpu-cu12",)])
+def test_one_faiss_distribution_or_none_passes_the_check(installed, names):
+    installed(*names)
+    check_faiss()
+
+
+def test_load_names_the_missing_file(tmp_path):
+    with pytest.raises(ArtifactCorruptError, match=r"index\.json"):
+        load_index(tmp_path / "nowhere")
+
+
+def test_a_save_that_breaks_off_leaves_the_old_index(tmp_path, monkeypatch):
+    index = ExactIndex(3)
+    index.add([1, 2], np.eye(3)[:2])
+    index.save(tmp_path)
+    index.add([3], np.eye(3)[2:])
+    real = _storage.write_atomically
+
+    def breaks_at_the_header(path, content):
+        if path.name == "index.json":
+            raise OSError("disk full")
+        real(path, content)
+
+    monkeypatch.setattr(_storage, "write_atomically", breaks_at_the_header)
+    with pytest.raises(OSError, match="disk full"):
+        index.save(tmp_path)
+    assert len(ExactIndex.load(tmp_path)) == 2
+
+
+def test_exact_search_in_blocks_is_the_same(monkeypatch):
+    index = ExactIndex(5)
+    rng = np.random.default_rng(0)
+    index.add(np.arange(300), rng.normal(size=(300, 5)))
+    queries = rng.normal(size=(70, 5))
+    whole = index.search(queries, 12)
+    monkeypatch.setattr(_exact, "_BLOCK_VALUES", 1000)
+    np.testing.assert_array_equal(index.search(queries, 12).ids, whole.ids)
+
+
+def test_rows_that_single_precision_confuses_are_ranked_right():
+    """Similarities that differ by less than the rounding of a float32 product of many terms."""
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=512)
+    rows = base + rng.normal(scale=3e-5, size=(400, 512))
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    query = (base / np.linalg.norm(base)).astype(np.float32)[None]
+    index = ExactIndex(512)
+    index.add(np.arange(400), rows)
+    exact = (rows.astype(np.float64) @ query[0].astype(np.float64)).astype(np.float32)
+    expected = sorted(range(400), key=lambda row: (-exact[row], row))
+    assert index.search(query, 30).ids[0].tolist() == expected[:30]
+    assert index.search(query, 400).ids[0].tolist() == expected

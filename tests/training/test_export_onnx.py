@@ -1,0 +1,60 @@
+import json
+import shutil
+
+import pytest
+
+from llmrouter.encoders import OnnxEncoder
+from llmrouter.encoders._sources import resolve_source
+from llmrouter.exceptions import EncoderError
+from tests.contracts.tiny_sentence_encoder import save_tiny_bert
+from training import export_onnx
+
+for package in ("torch", "sentence_transformers", "onnxruntime", "onnxscript"):
+    pytest.importorskip(package, reason="the extra [encoders] is not installed")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return save_tiny_bert(tmp_path_factory.mktemp("tiny") / "tiny-bert")
+
+
+@pytest.fixture(scope="module")
+def int8_folder(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported") / "int8"
+    export_onnx.main(["--source", str(tiny), "--out", str(folder), "--int8"])
+    return folder
+
+
+def test_int8_export_records_what_it_costs(tiny, int8_folder):
+    config = json.loads((int8_folder / "config.json").read_text())
+    assert (config["precision"], config["dimension"], config["max_tokens"]) == ("int8", 16, 32)
+    assert 0.9 < config["cosine_with_source"]["min"] <= config["cosine_with_source"]["mean"] <= 1.00001
+    assert config["cosine_with_source"]["min"] < 0.9999999, "nothing was quantised"
+    assert config["source_sha256"] == resolve_source(tiny).weights_sha256
+    assert OnnxEncoder(int8_folder).encode(["fox"]).shape == (1, 16)
+    assert {path.name for path in int8_folder.iterdir()} == {"config.json", "model.onnx", "tokenizer.json"}
+
+
+def test_an_export_that_differs_is_refused_and_leaves_nothing(tiny, int8_folder, tmp_path, monkeypatch):
+    """An int8 graph in the place of the exact one is such an export."""
+
+    def export_graph(source, path, longest):
+        shutil.copy(int8_folder / "model.onnx", path)
+        return (int8_folder / "tokenizer.json").read_text(), 16
+
+    monkeypatch.setattr(export_onnx, "_export_graph", export_graph)
+    with pytest.raises(EncoderError, match=r"differs from the original: smallest cosine 0\.9"):
+        export_onnx.export(resolve_source(tiny), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_only_mean_pooling_is_exported(tmp_path):
+    source = resolve_source(save_tiny_bert(tmp_path / "cls", pooling="cls"))
+    with pytest.raises(EncoderError, match="only mean pooling"):
+        export_onnx.export(source, tmp_path / "out")
+
+
+def test_texts_of_the_check_reach_several_windows():
+    texts = export_onnx.check_texts()
+    assert len(set(texts)) == len(texts)
+    assert max(map(len, texts)) > 2000
