@@ -1,0 +1,38 @@
+"""Local mixture-of-experts models: an inference engine over Hugging Face checkpoints (torch is imported when used).
+
+Requests join and leave the running batch at every step (continuous batching); experts never drop tokens, so a
+request's text does not depend on what else is in the batch.
+
+>>> from llmrouter.moe import GenerationRequest, load_engine
+>>> engine = load_engine("path/to/checkpoint")                                                  # doctest: +SKIP
+>>> [result] = engine.run([GenerationRequest(messages=[{"role": "user", "content": "Hi"}])])    # doctest: +SKIP
+"""
+
+from llmrouter.moe._engine import Engine, EngineStats
+from llmrouter.moe._handle import GenerationHandle
+from llmrouter.moe._load import load_engine
+from llmrouter.moe._types import (
+    Delta,
+    FinishReason,
+    GenerationRequest,
+    GenerationResult,
+    SamplingDefaults,
+    TokenAlternative,
+    TokenLogprob,
+)
+from llmrouter.moe._worker import EngineWorker
+
+__all__ = [
+    "Delta",
+    "Engine",
+    "EngineStats",
+    "EngineWorker",
+    "FinishReason",
+    "GenerationHandle",
+    "GenerationRequest",
+    "GenerationResult",
+    "SamplingDefaults",
+    "TokenAlternative",
+    "TokenLogprob",
+    "load_engine",
+]

@@ -1,0 +1,169 @@
+"""The body of POST /v1/chat/completions: what is taken, what only in its neutral form, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from llmrouter.moe import GenerationRequest
+from service.moe._errors import APIError
+
+MAX_CHOICES = 16
+
+# Parameters that this server does not implement, with the values that ask for nothing.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"},),
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "logit_bias": ({},),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "web_search_options": (),
+}
+
+
+class StreamOptions(BaseModel):
+    """Options of a stream."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    include_usage: bool | None = None
+
+
+class Message(BaseModel):
+    """One turn of the chat; roles and content parts are checked by the engine, which knows what it can take."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    role: str
+    content: str | list[dict[str, Any]] | None = None
+
+
+class ChatBody(BaseModel):
+    """OpenAI's request, as far as a local text model can serve it. Unknown fields are refused, not ignored."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    model: str
+    messages: list[Message] = Field(min_length=1)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
+    max_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None  # not OpenAI's; as vLLM takes it
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+
+    # Changes nothing about the answer here.
+    user: str | None = None
+    metadata: dict[str, Any] | None = None
+    store: bool | None = None
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    parallel_tool_calls: bool | None = None
+
+    @model_validator(mode="after")
+    def _check_combinations(self) -> ChatBody:
+        if self.max_tokens is not None and self.max_completion_tokens is not None:
+            raise _invalid("give max_tokens or max_completion_tokens, not both", "max_tokens")
+        if self.stream_options is not None and not self.stream:
+            raise _invalid("stream_options is only allowed when stream is true", "stream_options")
+        return self
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with a chunk of usage."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    def generation_requests(self) -> list[GenerationRequest]:
+        """Return one request per choice; with a seed, choice i is seeded with ``seed + i``.
+
+        Raises
+        ------
+        GenerationRequestError
+            If a value is out of range.
+        """
+        messages = [message.model_dump() for message in self.messages]
+        return [
+            GenerationRequest(
+                messages=messages,
+                max_tokens=self.max_completion_tokens if self.max_tokens is None else self.max_tokens,
+                temperature=self.temperature,
+                top_p=self.top_p,
+                top_k=self.top_k,
+                seed=None if self.seed is None else self.seed + choice,
+                stop=self.stop or (),
+                logprobs=bool(self.logprobs),
+                top_logprobs=self.top_logprobs or 0,
+            )
+            for choice in range(self.n or 1)
+        ]
+
+
+def parse_chat_body(body: Any) -> ChatBody:
+    """Check a decoded JSON body.
+
+    Raises
+    ------
+    APIError
+        400 with `param` naming the first wrong field.
+    """
+    if not isinstance(body, dict):
+        raise APIError(400, f"the body is a JSON {type(body).__name__}; it must be an object")
+    given = {name: value for name, value in body.items() if value is not None}
+    for name in _NEUTRAL.keys() & given.keys():
+        if given[name] not in _NEUTRAL[name]:
+            raise APIError(
+                400,
+                f"{name} is not supported by this server; leave it out",
+                param=name,
+                code="unsupported_parameter",
+            )
+        del given[name]
+    try:
+        return ChatBody.model_validate(given)
+    except ValidationError as error:
+        raise _translated(error) from error
+
+
+def _invalid(message: str, param: str) -> APIError:
+    return APIError(400, message, param=param)
+
+
+def _translated(error: ValidationError) -> APIError:
+    first = error.errors(include_url=False)[0]
+    param = _param(first["loc"])
+    if first["type"] == "missing":
+        return APIError(400, f"you must provide {param}", param=param, code="missing_required_parameter")
+    if first["type"] == "extra_forbidden":
+        return APIError(400, f"unrecognized request argument: {param}", param=param, code="unknown_parameter")
+    value = repr(first["input"])
+    shown = value if len(value) <= 80 else f"{value[:77]}..."
+    return APIError(400, f"{param} is {shown}: {first['msg'].lower()}", param=param, code="invalid_value")
+
+
+def _param(location: Sequence[str | int]) -> str:
+    """Return ``messages[0].role`` for ``("messages", 0, "role")``, without the names of alternatives in a union."""
+    path = ""
+    for step in location:
+        if isinstance(step, int):
+            path += f"[{step}]"
+        elif not path:
+            path = step
+        elif step.isidentifier() and step not in {"str", "float", "int"}:
+            path += f".{step}"
+    return path
