@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
+
+from llmrouter.pool._sse import ServerSentEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,9 +18,10 @@ class Timeouts:
     connect_s : float
         Until the connection stands.
     first_byte_s : float
-        From sending until the first byte of the answer.
+        From sending until the first event of a stream. An answer that is not streamed comes in one piece when all of
+        it is thought out, so only `total_s` limits the wait for that.
     between_chunks_s : float
-        Between two pieces of a stream.
+        Between two pieces of an answer.
     total_s : float
         The whole call.
     """
@@ -31,21 +34,34 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class BackendResponse:
-    """A complete answer: the upstream's own bytes, unchanged."""
+    """A complete answer: the upstream's own bytes, unchanged; header names in lower case."""
 
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class BackendStream(Protocol):
-    """An answer under way, its first byte already there."""
+    """An answer under way, its first event already there."""
 
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        """Yield the upstream's own bytes as they come; raise BackendStreamError or BackendTimeoutError on a break."""
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Upstream headers worth relaying, names in lower case."""
+        ...
+
+    def __aiter__(self) -> AsyncIterator[Sequence[ServerSentEvent]]:
+        """Yield events in batches as they come; their `raw` joined are the upstream's own bytes.
+
+        Raises
+        ------
+        BackendStreamError
+            If the upstream breaks off: a reset, or an end that is no end of an answer.
+        BackendTimeoutError
+            If it falls silent.
+        """
         ...
 
     async def aclose(self) -> None:
-        """Cancel the upstream call (idempotent)."""
+        """Cancel the upstream call, or release it where it has ended (idempotent)."""
         ...
 
 
@@ -64,7 +80,7 @@ class Backend(Protocol):
         ...
 
     async def stream(self, body: Mapping[str, Any], *, timeouts: Timeouts) -> BackendStream:
-        """Return once the first byte is there, so that failures before it can fall back.
+        """Return once the first event is there, so that failures before it can fall back.
 
         Raises
         ------

@@ -1,0 +1,193 @@
+"""A streamed answer of an OpenAI-compatible upstream, relayed event by event."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+import aiohttp
+import orjson
+
+from llmrouter.exceptions import BackendError, BackendStatusError, BackendStreamError
+from llmrouter.pool._limits import CallLimits
+from llmrouter.pool._sse import EventSplitter, EventTooLongError, ServerSentEvent
+from llmrouter.pool._usage import StreamObserver, error_in
+
+MAX_ERROR_BYTES = 1024 * 1024
+"""That much of an error body is read."""
+
+_LINGER_S = 0.02
+_RELAYED_HEADERS = frozenset({"content-type", "retry-after", "retry-after-ms", "x-should-retry", "x-request-id"})
+_RELAYED_PREFIXES = ("openai-", "x-ratelimit-")
+
+
+class OpenAIStream:
+    """A stream under way; see `BackendStream`.
+
+    Parameters
+    ----------
+    limits : CallLimits
+        Time limits of the call.
+    response : aiohttp.ClientResponse
+        With status 200, its body not read yet. The stream owns it.
+    max_event_bytes : int
+        Larger events are refused.
+    """
+
+    def __init__(self, limits: CallLimits, response: aiohttp.ClientResponse, *, max_event_bytes: int) -> None:
+        self._limits = limits
+        self._response = response
+        self._splitter = EventSplitter(max_event_bytes=max_event_bytes)
+        self._observer = StreamObserver()
+        self._first: list[ServerSentEvent] = []
+        self._headers = relayed_headers(response)
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Upstream headers worth relaying."""
+        return self._headers
+
+    async def open(self) -> None:
+        """Wait for the first event with data; comments before it (keep-alives) are kept and relayed with it.
+
+        Raises
+        ------
+        BackendError
+            If the answer is no event stream, breaks off, or its first event is an error.
+        """
+        if self._response.content_type == "application/json":
+            raise await self._not_a_stream()
+        while not any(event.data is not None for event in self._first):
+            events = await self._next(first=True)
+            if events is None:
+                raise self._broken("ended before its first event")
+            self._first += events
+        for event in self._first:
+            if event.data is not None and (error := error_in(event.data)):
+                raise error_object_error(error, event.data, self._limits.name)
+
+    async def __aiter__(self) -> AsyncIterator[Sequence[ServerSentEvent]]:
+        """Yield events in batches as they come."""
+        events: list[ServerSentEvent] | None = self._first
+        while events is not None:
+            for event in events:
+                self._observe(event)
+            if events:
+                yield events
+            if self._observer.done:
+                events = await self._linger()
+                if events:
+                    yield events
+                return
+            events = await self._next()
+        rest = self._splitter.flush()
+        self._check_end(rest)
+        if rest is not None:
+            yield [rest]
+
+    async def aclose(self) -> None:
+        """Release the connection; one that is not at its end is closed, which cancels the call upstream."""
+        self._response.release()
+
+    def _observe(self, event: ServerSentEvent) -> None:
+        if event.data is not None:
+            self._observer.observe(event.data)
+
+    async def _next(self, *, first: bool = False) -> list[ServerSentEvent] | None:
+        """Return the events that the next piece completes (maybe none), or None at the end."""
+        piece = await read_piece(self._response, self._limits, first=first)
+        if not piece:
+            return None
+        try:
+            return self._splitter.feed(piece)
+        except EventTooLongError as error:
+            raise self._broken(f"is refused: {error}") from error
+
+    def _check_end(self, rest: ServerSentEvent | None) -> None:
+        """Raise unless the upstream closed after a complete answer, be it without ``[DONE]``."""
+        if rest is not None and rest.data is not None:
+            self._observe(rest)
+            if not self._observer.done and not _is_json(rest.data):
+                raise self._broken("broke off within an event")
+        if not (self._observer.done or self._observer.finished or self._observer.error):
+            raise self._broken("ended in the middle of an answer")
+
+    async def _linger(self) -> list[ServerSentEvent]:
+        """Wait a moment for the end of the body after [DONE], so that the connection can be used again."""
+        trailing: list[ServerSentEvent] = []
+        try:
+            async with asyncio.timeout(_LINGER_S):
+                while (events := await self._next()) is not None:
+                    trailing += events
+        except (TimeoutError, BackendError):
+            pass  # the answer is complete; the connection is closed instead of kept
+        rest = self._splitter.flush()
+        return trailing if rest is None else [*trailing, rest]
+
+    async def _not_a_stream(self) -> BackendError:
+        body = await read_error_body(self._response, self._limits)
+        if error := error_in(body):
+            return error_object_error(error, body, self._limits.name)
+        return self._broken("is none: it answered with application/json")
+
+    def _broken(self, what: str) -> BackendStreamError:
+        return BackendStreamError(f"{self._limits.name}: the upstream's stream {what}", model=self._limits.name)
+
+
+async def read_piece(response: aiohttp.ClientResponse, limits: CallLimits, *, first: bool = False) -> bytes:
+    """Return the next piece of a body, b"" at its end; `first` while the first event is awaited.
+
+    Raises
+    ------
+    BackendStreamError
+        If the upstream breaks off (a reset, fewer bytes than its content-length).
+    BackendTimeoutError
+        If it is silent for too long.
+    """
+    wait = limits.first_byte if first else limits.next_piece
+    try:
+        return await wait(response.content.readany())
+    except (aiohttp.ClientError, OSError) as error:
+        raise BackendStreamError(
+            f"{limits.name}: the upstream broke off in the middle of its answer ({type(error).__name__})",
+            model=limits.name,
+        ) from error
+
+
+async def read_error_body(response: aiohttp.ClientResponse, limits: CallLimits) -> bytes:
+    """Return the body of an error, or as much of it as comes."""
+    body = b""
+    try:
+        while len(body) < MAX_ERROR_BYTES and (piece := await read_piece(response, limits)):
+            body += piece
+    except BackendError:
+        pass  # the status says enough
+    return body
+
+
+def relayed_headers(response: aiohttp.ClientResponse) -> dict[str, str]:
+    """Return the upstream headers worth keeping, names in lower case."""
+    kept = {}
+    for name, value in response.headers.items():
+        lower = name.lower()
+        if lower in _RELAYED_HEADERS or lower.startswith(_RELAYED_PREFIXES):
+            kept[lower] = value
+    return kept
+
+
+def error_object_error(error: Mapping[str, Any], body: bytes, name: str) -> BackendStatusError:
+    """Return the HTTP error that an upstream meant when it sent an error object under status 200."""
+    code = error.get("code")
+    status = code if isinstance(code, int) and 400 <= code < 600 else 502
+    return BackendStatusError(
+        f"{name}: the upstream answered with an error object", model=name, status=status, body=body
+    )
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return False
+    return True

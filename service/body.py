@@ -1,0 +1,64 @@
+"""Request bodies: read under a limit, parsed from the raw bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+
+from service.errors import APIError
+
+
+async def read_object(request: Request, *, max_bytes: int) -> dict[str, Any]:
+    """Read the body and return the JSON object that it holds.
+
+    Raises
+    ------
+    APIError
+        413 for a body over `max_bytes` (found as early as possible), 400 for anything but a JSON object.
+    """
+    raw = await _read(request, max_bytes)
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        what = f"{error.msg} (line {error.lineno}, column {error.colno})" if raw.strip() else "it is empty"
+        raise APIError(f"The request body is not valid JSON: {what}.", code="invalid_json") from None
+    if not isinstance(body, dict):
+        raise APIError(f"The request body must be a JSON object, not {json_kind(body)}.", code="invalid_type")
+    return body
+
+
+def json_kind(value: object) -> str:
+    """Return what JSON calls the type of `value`, with its article."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, int | float):
+        return "a number"
+    if isinstance(value, str):
+        return "a string"
+    return "an array" if isinstance(value, list) else "an object"
+
+
+async def _read(request: Request, max_bytes: int) -> bytes:
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > max_bytes:
+        raise _too_large(max_bytes)
+    pieces = []
+    size = 0
+    async for piece in request.stream():
+        size += len(piece)
+        if size > max_bytes:
+            raise _too_large(max_bytes)
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def _too_large(max_bytes: int) -> APIError:
+    return APIError(
+        f"The request body is larger than {max_bytes} bytes, the limit of this gateway (server.max_body_bytes).",
+        status=413,
+        code="request_too_large",
+    )

@@ -1,0 +1,260 @@
+"""The body of a chat completion: what is checked, and what the router is told of it. All else passes through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.datastructures import Headers
+
+from llmrouter.encoders import chat_text
+from llmrouter.exceptions import EncoderError, UnknownModelError
+from llmrouter.types import Capability, RoutingRequest, estimate_tokens
+from service.body import json_kind
+from service.config_checks import ROUTER_ALIAS
+from service.control import BODY_KEY, Control, read_control
+from service.errors import APIError
+from service.settings import RouterSettings
+
+ALIASES = ("auto", "llmrouter/auto")
+"""Names in ``model`` that ask for routing with the configured policy."""
+
+_NUMBER, _INTEGER, _BOOLEAN = "a number", "an integer", "a boolean"
+_STRING, _ARRAY, _OBJECT = "a string", "an array", "an object"
+
+# Only types, and only of what OpenAI documents: ranges are the upstream's business. null is always allowed.
+_TYPES: Mapping[str, tuple[str, ...]] = {
+    "frequency_penalty": (_NUMBER,),
+    "logit_bias": (_OBJECT,),
+    "logprobs": (_BOOLEAN,),
+    "max_completion_tokens": (_INTEGER,),
+    "max_tokens": (_INTEGER,),
+    "metadata": (_OBJECT,),
+    "modalities": (_ARRAY,),
+    "n": (_INTEGER,),
+    "parallel_tool_calls": (_BOOLEAN,),
+    "presence_penalty": (_NUMBER,),
+    "response_format": (_OBJECT,),
+    "seed": (_INTEGER,),
+    "stop": (_STRING, _ARRAY),
+    "stream": (_BOOLEAN,),
+    "stream_options": (_OBJECT,),
+    "temperature": (_NUMBER,),
+    "tool_choice": (_STRING, _OBJECT),
+    "tools": (_ARRAY,),
+    "top_logprobs": (_INTEGER,),
+    "top_p": (_NUMBER,),
+    "user": (_STRING,),
+}
+_AT_LEAST_ONE = ("max_completion_tokens", "max_tokens", "n")
+_IMAGE_PARTS = frozenset({"image_url", "input_image"})
+_AUDIO_PARTS = frozenset({"input_audio"})
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """A checked request.
+
+    Attributes
+    ----------
+    body : mapping
+        What goes upstream: the client's body without the ``llmrouter`` object.
+    model : str
+        As the client gave it.
+    pinned : str or None
+        The pool name that the client asked for; None asks for routing.
+    control : Control
+        What it asks of the router.
+    stream, usage_asked : bool
+        Whether the answer is streamed, and whether the client wants the usage chunk.
+    routing : RoutingRequest
+        What the router sees.
+    """
+
+    body: Mapping[str, Any]
+    model: str
+    pinned: str | None
+    control: Control
+    stream: bool
+    usage_asked: bool
+    routing: RoutingRequest
+
+
+def parse_chat(
+    body: dict[str, Any],
+    headers: Headers,
+    *,
+    pool: Sequence[str],
+    router_name: str,
+    settings: RouterSettings,
+    request_id: str,
+) -> ChatRequest:
+    """Check a body and work out what it needs.
+
+    Parameters
+    ----------
+    body : dict
+        The parsed JSON object; its ``llmrouter`` key is removed.
+    headers : Headers
+        Of the request.
+    pool : sequence of str
+        Pool names.
+    router_name : str
+        The router in use, for ``router-<router>-<cost weight>``.
+    settings : RouterSettings
+        What text of the chat the router reads.
+    request_id : str
+        Recorded.
+
+    Raises
+    ------
+    APIError
+        400, with ``param`` naming the field.
+    UnknownModelError
+        If ``model`` is neither in the pool nor an alias.
+    """
+    given_control = body.pop(BODY_KEY, None)
+    model = _check_model(body)
+    _check_messages(body)
+    _check_types(body)
+    pinned, alias_cost_weight = _resolve(model, pool, router_name)
+    control = read_control(headers, given_control, pool=pool, alias_cost_weight=alias_cost_weight)
+    try:
+        text = chat_text(body["messages"], settings.text, turns=settings.turns)
+    except EncoderError as error:
+        raise APIError(str(error), param="messages", code="invalid_type") from error
+    stream_options = body.get("stream_options") or {}
+    return ChatRequest(
+        body=body,
+        model=model,
+        pinned=pinned,
+        control=control,
+        stream=bool(body.get("stream")),
+        usage_asked=bool(stream_options.get("include_usage")),
+        routing=RoutingRequest(
+            text=text,
+            prompt_tokens=_prompt_tokens(body),
+            max_output_tokens=body.get("max_completion_tokens") or body.get("max_tokens"),
+            needs=_needs(body),
+            allowed_models=control.models,
+            preference=control.preference,
+            request_id=request_id,
+            conversation_id=control.session_id,
+        ),
+    )
+
+
+def _resolve(model: str, pool: Sequence[str], router_name: str) -> tuple[str | None, float | None]:
+    """Return (pool name or None for routing, cost weight in the alias or None)."""
+    if model in pool:
+        return model, None
+    if model in ALIASES:
+        return None, None
+    alias = ROUTER_ALIAS.match(model)
+    if alias and alias["router"] == router_name:
+        return None, float(alias["cost_weight"])
+    raise UnknownModelError(model, known=[*ALIASES, f"router-{router_name}-<cost weight>", *pool])
+
+
+def _check_model(body: Mapping[str, Any]) -> str:
+    model = body.get("model")
+    if model is None:
+        raise APIError("Missing required parameter: 'model'.", param="model", code="missing_required_parameter")
+    if not isinstance(model, str):
+        raise _wrong_type("model", _STRING, model)
+    return model
+
+
+def _check_messages(body: Mapping[str, Any]) -> None:
+    messages = body.get("messages")
+    if messages is None:
+        raise APIError("Missing required parameter: 'messages'.", param="messages", code="missing_required_parameter")
+    if not isinstance(messages, list):
+        raise _wrong_type("messages", "an array of objects", messages)
+    if not messages:
+        raise APIError(
+            "Invalid 'messages': the array is empty. Expected at least one message.",
+            param="messages",
+            code="empty_array",
+        )
+    for i, message in enumerate(messages):
+        if not isinstance(message, dict):
+            raise _wrong_type(f"messages[{i}]", _OBJECT, message)
+        role = message.get("role")
+        if role is None:
+            param = f"messages[{i}].role"
+            raise APIError(f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
+        if not isinstance(role, str):
+            raise _wrong_type(f"messages[{i}].role", _STRING, role)
+        _check_content(message.get("content"), f"messages[{i}].content")
+
+
+def _check_content(content: object, param: str) -> None:
+    if content is None or isinstance(content, str):
+        return
+    if not isinstance(content, list):
+        raise _wrong_type(param, "a string or an array of parts", content)
+    for i, part in enumerate(content):
+        if not isinstance(part, dict):
+            raise _wrong_type(f"{param}[{i}]", _OBJECT, part)
+        if "text" in part and not isinstance(part["text"], str):
+            raise _wrong_type(f"{param}[{i}].text", _STRING, part["text"])
+
+
+def _check_types(body: Mapping[str, Any]) -> None:
+    for name, allowed in _TYPES.items():
+        value = body.get(name)
+        if value is not None and not any(_is(kind, value) for kind in allowed):
+            raise _wrong_type(name, " or ".join(allowed), value)
+    for name in _AT_LEAST_ONE:
+        value = body.get(name)
+        if value is not None and value < 1:
+            raise APIError(
+                f"Invalid '{name}': expected a value of at least 1, but got {value}.",
+                param=name,
+                code="integer_below_min_value",
+            )
+
+
+def _is(kind: str, value: object) -> bool:
+    if kind is _INTEGER:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return json_kind(value) == kind
+
+
+def _wrong_type(param: str, expected: str, value: object) -> APIError:
+    return APIError(
+        f"Invalid type for '{param}': expected {expected}, but got {json_kind(value)} instead.",
+        param=param,
+        code="invalid_type",
+    )
+
+
+def _parts(body: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    for message in body["messages"]:
+        if isinstance(message.get("content"), list):
+            yield from message["content"]
+
+
+def _needs(body: Mapping[str, Any]) -> frozenset[Capability]:
+    """Return what a model must offer to serve this body."""
+    kinds = {part.get("type") for part in _parts(body)}
+    response_format = (body.get("response_format") or {}).get("type")
+    needed = {
+        Capability.TOOLS: bool(body.get("tools") or body.get("functions")),
+        Capability.VISION: bool(kinds & _IMAGE_PARTS),
+        Capability.AUDIO: bool(kinds & _AUDIO_PARTS) or "audio" in (body.get("modalities") or ()),
+        Capability.JSON_MODE: response_format == "json_object",
+        Capability.JSON_SCHEMA: response_format == "json_schema",
+        Capability.LOGPROBS: bool(body.get("logprobs") or body.get("top_logprobs")),
+    }
+    return frozenset(capability for capability, needs_it in needed.items() if needs_it)
+
+
+def _prompt_tokens(body: Mapping[str, Any]) -> int:
+    """Return an estimate of the tokens of all text of the request, tool definitions included."""
+    texts = [message["content"] for message in body["messages"] if isinstance(message.get("content"), str)]
+    texts += [part["text"] for part in _parts(body) if "text" in part]
+    tokens = sum(estimate_tokens(text) for text in texts)
+    return tokens + (estimate_tokens(str(body["tools"])) if body.get("tools") else 0)

@@ -1,0 +1,38 @@
+"""POST /v1/route: the dry run."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from llmrouter.types import Decision
+from service.errors import json_response
+from service.routes.state import gateway_of, read_chat
+
+routes = APIRouter()
+
+_NEIGHBOURS = 5
+
+
+@routes.post("/v1/route")
+async def route(request: Request) -> Response:
+    """Return the decision for a chat body, with estimates for every model; no model is called."""
+    gateway = gateway_of(request)
+    chat = await read_chat(request, gateway)
+    return decision_response(await gateway.decide(chat, neighbours=_NEIGHBOURS))
+
+
+def decision_response(decision: Decision) -> Response:
+    """Return a decision as the answer."""
+    return json_response(
+        {
+            "model": decision.model,
+            "ranking": [dataclasses.asdict(entry) for entry in decision.ranking],
+            "propensity": decision.propensity,
+            "policy": decision.policy,
+            "artifact_id": decision.artifact_id,
+            "neighbours": [dataclasses.asdict(neighbour) for neighbour in decision.neighbours],
+        }
+    )

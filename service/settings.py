@@ -1,0 +1,322 @@
+"""The gateway's configuration: one YAML file, checked as a whole before anything starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    ValidationError,
+)
+
+from llmrouter.exceptions import ConfigError
+from llmrouter.pool import Timeouts
+from llmrouter.types import Capability, ModelCard, Price
+from service import config_checks, config_file, config_problems
+
+if TYPE_CHECKING:
+    from llmrouter.engine import RoutingEngine
+    from llmrouter.policy import Policy
+
+DEFAULT_CONFIG = Path(__file__).parent / "default.yaml"
+"""The embedded configuration: the pocket pool, the shipped artifact, a SQLite log in the working directory."""
+
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+def _refuse(value: object) -> None:
+    if value:
+        raise ValueError("is not available in this version yet; remove it (or leave it empty)")
+
+
+NotYet = Annotated[None, BeforeValidator(_refuse)]
+"""A section of the agreed configuration that a later version reads: accepted only while absent or empty."""
+
+
+class PriceSettings(_Section):
+    """US dollars per million tokens."""
+
+    input: NonNegativeFloat
+    output: NonNegativeFloat
+    cached_input: NonNegativeFloat | None = None
+
+
+class TimeoutSettings(_Section):
+    """Seconds; see `llmrouter.pool.Timeouts`."""
+
+    connect_s: PositiveFloat = 5.0
+    first_byte_s: PositiveFloat = 60.0
+    between_chunks_s: PositiveFloat = 60.0
+    total_s: PositiveFloat = 600.0
+
+    def timeouts(self) -> Timeouts:
+        """Return them as the pool takes them."""
+        return Timeouts(**self.model_dump())
+
+
+class ModelSettings(_Section):
+    """One model of the pool.
+
+    Attributes
+    ----------
+    name : str
+        Pool name: what clients ask for, what headers and outcomes say.
+    backend : str
+        ``openai`` (any compatible URL), ``litellm`` or ``scripted``.
+    model : str or None
+        The upstream's name of the model; None is `name`.
+    base_url, api_key, headers
+        Where and how to reach it; `api_key` belongs into an environment variable.
+    price : PriceSettings
+        Taken from the known models where it is left out and `model` is known.
+    capabilities, context_window, prior_quality
+        See `llmrouter.types.ModelCard`.
+    stream_usage : bool
+        Whether the upstream understands ``stream_options.include_usage``; without it streams have no token counts.
+    timeouts : TimeoutSettings
+        Limits on one call.
+    options : mapping
+        Further parameters of the backend, e.g. ``reply`` of a scripted one.
+    """
+
+    name: Annotated[str, Field(pattern=_NAME, max_length=128)]
+    backend: str = "openai"
+    model: str | None = None
+    base_url: Annotated[str, Field(pattern=r"^https?://[^\s/]")] | None = None
+    api_key: SecretStr | None = None
+    headers: dict[str, SecretStr] = {}
+    price: PriceSettings
+    capabilities: frozenset[Capability] = frozenset()
+    context_window: PositiveInt | None = None
+    prior_quality: Annotated[float, Field(ge=0, le=1)] | None = None
+    stream_usage: bool = True
+    timeouts: TimeoutSettings = TimeoutSettings()
+    options: dict[str, Any] = Field(default={}, repr=False)
+
+    @property
+    def card(self) -> ModelCard:
+        """What the router knows of the model before it is asked anything."""
+        # Whoever keeps to a schema also keeps to JSON.
+        implied = {Capability.JSON_MODE} if Capability.JSON_SCHEMA in self.capabilities else set()
+        return ModelCard(
+            name=self.name,
+            price=Price(**self.price.model_dump()),
+            context_window=self.context_window,
+            capabilities=self.capabilities | implied,
+            prior_quality=self.prior_quality,
+        )
+
+
+class RouterSettings(_Section):
+    """The trained router, and what it reads of a chat.
+
+    Attributes
+    ----------
+    artifact : Path or None
+        Folder (or link to one) that training wrote; None is the artifact that ships with the package.
+    encoder : str or None
+        ``static``, ``minilm``, a hub id or a path; None is the one the artifact was made with.
+    text, turns
+        See `llmrouter.encoders.chat_text`.
+    """
+
+    artifact: Path | None = None
+    encoder: str | None = None
+    text: Literal["last_user_turn", "system_and_last_turns"] = "last_user_turn"
+    turns: PositiveInt = 1
+
+
+class PolicySettings(BaseModel):
+    """A policy by its registry name; every other key is a parameter of that policy."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, hide_input_in_errors=True)
+
+    kind: str = "utility"
+
+
+class LogSettings(_Section):
+    """The outcome log.
+
+    Attributes
+    ----------
+    store : str
+        E.g. ``sqlite:///outcomes.db``.
+    prompts : {"text", "hash", "none"}
+        What is kept of prompts: the text that the router read (needed for training) and its SHA-256, the SHA-256
+        alone, or nothing.
+    flush_interval_s : float
+        An outcome is on disk at most that many seconds after its answer ended.
+    max_queue : int
+        Outcomes kept in memory while the store cannot write; more go into the spool file.
+    spool : Path or None
+        That file; None puts it beside the store.
+    """
+
+    store: str = "sqlite:///outcomes.db"
+    prompts: Literal["text", "hash", "none"] = "text"
+    flush_interval_s: Annotated[float, Field(gt=0, le=60)] = 0.25
+    max_queue: PositiveInt = 10_000
+    spool: Path | None = None
+
+
+class ServerSettings(_Section):
+    """Where the gateway listens.
+
+    Attributes
+    ----------
+    host, port
+        Port 0 takes a free one.
+    workers : 1
+        Processes.
+    allow_insecure : bool
+        Allow a host beyond loopback although this version checks no keys.
+    max_body_bytes : int
+        Larger requests are refused with 413.
+    drain_s : int
+        On SIGTERM requests under way get that many seconds to end.
+    """
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    workers: Literal[1] = 1
+    allow_insecure: bool = False
+    max_body_bytes: PositiveInt = 4 * 1024 * 1024
+    drain_s: PositiveInt = 30
+
+
+class Settings(_Section):
+    """The whole configuration, frozen."""
+
+    pool: tuple[ModelSettings, ...]
+    router: RouterSettings = RouterSettings()
+    policy: PolicySettings = PolicySettings()
+    log: LogSettings = LogSettings()
+    server: ServerSettings = ServerSettings()
+    auth: NotYet = None
+    limits: NotYet = None
+    cache: NotYet = None
+    resilience: NotYet = None
+    learning: NotYet = None
+    redis: NotYet = None
+    telemetry: NotYet = None
+
+    @property
+    def cards(self) -> tuple[ModelCard, ...]:
+        """The pool as the router sees it."""
+        return tuple(model.card for model in self.pool)
+
+    def at(self, *, host: str | None = None, port: int | None = None) -> Settings:
+        """Return the same settings with another place to listen.
+
+        Raises
+        ------
+        ConfigError
+            If it is none.
+        """
+        changed = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
+        tree = {"server": {**self.server.model_dump(), **changed}}
+        try:
+            server = ServerSettings.model_validate(tree["server"])
+        except ValidationError as error:
+            raise config_problems.as_config_error(
+                config_problems.of_validation(error, ServerSettings, tree, prefix=("server",)), source="server"
+            ) from error
+        return self.model_copy(update={"server": server})
+
+
+def load_settings(path: Path | str | None = None, *, environment: Mapping[str, str] | None = None) -> Settings:
+    """Read and check a configuration file.
+
+    Parameters
+    ----------
+    path : Path or str, optional
+        YAML; None is the embedded default (`DEFAULT_CONFIG`).
+    environment : mapping of str to str, optional
+        For ``${NAME}`` and ``${NAME:-default}``; by default the process's.
+
+    Raises
+    ------
+    ConfigError
+        If anything is wrong; the message lists every problem with its path, the value and the allowed values. Values
+        of secret keys are never shown.
+    """
+    file = DEFAULT_CONFIG if path is None else Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {file}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the configuration {file} is not UTF-8 text (byte {error.start})") from error
+    return parse_settings(text, source=str(file), environment=environment)
+
+
+def parse_settings(text: str, *, source: str, environment: Mapping[str, str] | None = None) -> Settings:
+    """Check the text of a configuration; see `load_settings`. `source` names it in errors."""
+    written = config_file.parse_yaml(text, source=source)
+    problems: dict[config_file.Path, str] = {}
+    tree = config_file.substitute(written, os.environ if environment is None else environment, problems)
+    tree = config_checks.with_known_prices(tree)
+    found = config_checks.check_pool(tree)
+    if isinstance(tree.get("policy"), dict):
+        tree["policy"], wrong = config_checks.check_policy(tree["policy"], written)
+        found |= wrong
+    settings = None
+    try:
+        settings = Settings.model_validate(tree)
+    except ValidationError as error:
+        found = config_problems.of_validation(error, Settings, written) | found
+    # A place whose variable is missing has no value yet that could be judged.
+    problems = {**{path: message for path, message in found.items() if path not in problems}, **problems}
+    if problems or settings is None:
+        raise config_problems.as_config_error(problems, source=source)
+    return settings
+
+
+def build_policy(settings: PolicySettings) -> Policy:
+    """Construct the configured policy.
+
+    Raises
+    ------
+    ConfigError
+        If it does not exist or refuses its parameters.
+    """
+    from llmrouter import registry
+
+    policy: Policy = registry.create("policy", settings.kind, **(settings.model_extra or {}))
+    return policy
+
+
+def build_engine(settings: Settings) -> RoutingEngine:
+    """Load the configured artifact as a routing engine over the configured pool.
+
+    Raises
+    ------
+    ArtifactError
+        If the artifact cannot be used.
+    ConfigError, EncoderError, MissingExtraError
+        If the policy or the encoder cannot.
+    """
+    from llmrouter import artifact
+    from llmrouter.encoders import load_encoder
+
+    router = settings.router
+    return artifact.load(
+        artifact.default_artifact() if router.artifact is None else router.artifact,
+        settings.cards,
+        policy=build_policy(settings.policy),
+        encoder=None if router.encoder is None else load_encoder(router.encoder),
+    )

@@ -1,0 +1,153 @@
+"""The LiteLLM backend, offline: LiteLLM's own mock answers, and a local server."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from contracts.backend_kit import BODY, check_backend, read
+from contracts.misbehaving_upstream import Exchange, MisbehavingUpstream, chunk, completion, event, ordinary_stream
+
+pytest.importorskip("litellm", reason="the extra litellm is not installed")
+
+from llmrouter.exceptions import (
+    BackendError,
+    BackendStatusError,
+    BackendStreamError,
+    BackendTimeoutError,
+    MissingExtraError,
+)
+from llmrouter.pool import FailureKind, LiteLLMBackend, Timeouts, failure_kind
+
+MODEL = "gpt-4o-mini"
+
+
+def mocked(reply: str = "Hello there", **options: Any) -> LiteLLMBackend:
+    return LiteLLMBackend("pool-a", model=MODEL, api_key="sk-secret", mock_response=reply, **options)
+
+
+def test_the_library_does_not_import_it() -> None:
+    script = (
+        "import sys, llmrouter.pool\n"
+        "llmrouter.pool.LiteLLMBackend('a', model='gpt-4o-mini')\n"
+        "print(sorted({'litellm', 'openai', 'torch', 'httpx'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_missing_package_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'llmrouter-service\[litellm\]'"):
+        LiteLLMBackend("a", model=MODEL)
+
+
+async def test_it_keeps_the_contract() -> None:
+    await check_backend(mocked())
+
+
+async def test_it_speaks_to_a_real_server(upstream: MisbehavingUpstream) -> None:
+    async def ordinary(exchange: Exchange) -> None:
+        if exchange.body.get("stream"):
+            await exchange.event_stream(ordinary_stream())
+        else:
+            await exchange.answer(completion())
+
+    upstream.behaviours["up"] = ordinary
+    backend = LiteLLMBackend("pool-a", model="openai/up", base_url=upstream.base_url, api_key="sk-1")
+    await check_backend(backend)
+    asked = upstream.exchanges[0]
+    assert asked.headers["authorization"] == "Bearer sk-1"
+
+
+async def test_a_client_cannot_set_addresses_credentials_or_callbacks(upstream: MisbehavingUpstream) -> None:
+    """LiteLLM takes these as arguments; from a request body they would send our key to anybody."""
+
+    async def ordinary(exchange: Exchange) -> None:
+        await exchange.answer(completion())
+
+    upstream.behaviours["up"] = ordinary
+    backend = LiteLLMBackend("pool-a", model="openai/up", base_url=upstream.base_url, api_key="sk-1")
+    hostile = {
+        "api_base": "http://127.0.0.1:1/v1",
+        "base_url": "http://127.0.0.1:1/v1",
+        "api_key": "sk-other",
+        "custom_llm_provider": "anthropic",
+        "mock_response": "fooled",
+        "extra_headers": {"authorization": "Bearer stolen"},
+        "fallbacks": ["gpt-4"],
+        "timeout": 0.001,
+        "vendor_field": 1,
+    }
+    response = await backend.complete({**BODY, **hostile}, timeouts=Timeouts())
+    assert b"Hello there" in response.body
+    (asked,) = upstream.exchanges
+    assert asked.headers["authorization"] == "Bearer sk-1"
+    assert asked.body["vendor_field"] == 1, "unknown fields pass through"
+
+
+@pytest.mark.parametrize(
+    ("mock", "status", "kind"),
+    [
+        ("litellm.RateLimitError", 429, FailureKind.NEXT),
+        ("litellm.InternalServerError", 500, FailureKind.NEXT),
+        ("litellm.ContextWindowExceededError", 400, FailureKind.LARGER),
+    ],
+)
+async def test_its_errors_become_ours(mock: str, status: int, kind: FailureKind) -> None:
+    for call in (mocked(mock).complete, mocked(mock).stream):
+        with pytest.raises(BackendStatusError) as caught:
+            await call(BODY, timeouts=Timeouts())
+        assert caught.value.status == status
+        assert failure_kind(caught.value) is kind
+        assert b"litellm" not in caught.value.body
+        assert "sk-secret" not in str(caught.value)
+
+
+async def test_an_upstream_error_keeps_its_words(upstream: MisbehavingUpstream) -> None:
+    async def refuse(exchange: Exchange) -> None:
+        error = b'{"error": {"message": "bad thing", "type": "invalid_request_error", "param": "n", "code": "odd"}}'
+        await exchange.answer(error, 400)
+
+    upstream.behaviours["up"] = refuse
+    backend = LiteLLMBackend("pool-a", model="openai/up", base_url=upstream.base_url, api_key="sk-1")
+    with pytest.raises(BackendStatusError) as caught:
+        await backend.complete(BODY, timeouts=Timeouts())
+    assert caught.value.status == 400
+    assert b"bad thing" in caught.value.body
+    assert failure_kind(caught.value) is FailureKind.CLIENT
+
+
+async def test_an_unreachable_upstream_goes_to_the_next() -> None:
+    backend = LiteLLMBackend("pool-a", model="openai/up", base_url="http://127.0.0.1:1/v1", api_key="sk-1")
+    with pytest.raises(BackendError) as caught:
+        await backend.complete(BODY, timeouts=Timeouts())
+    assert failure_kind(caught.value) is FailureKind.NEXT
+
+
+async def test_time_limits(upstream: MisbehavingUpstream) -> None:
+    async def think(exchange: Exchange) -> None:
+        await exchange.pause(30)
+
+    upstream.behaviours["up"] = think
+    backend = LiteLLMBackend("pool-a", model="openai/up", base_url=upstream.base_url, api_key="sk-1")
+    with pytest.raises(BackendTimeoutError):
+        await backend.complete(BODY, timeouts=Timeouts(total_s=0.3))
+    with pytest.raises(BackendTimeoutError, match="first_byte_s"):
+        await backend.stream({**BODY, "stream": True}, timeouts=Timeouts(first_byte_s=0.3))
+    assert await asyncio.to_thread(upstream.hung_up.wait, 5)
+
+
+async def test_a_stream_that_breaks_off(upstream: MisbehavingUpstream) -> None:
+    async def break_off(exchange: Exchange) -> None:
+        await exchange.event_stream([event(chunk("a"))], end=False)
+        await asyncio.sleep(0.1)
+        exchange.reset()
+
+    upstream.behaviours["up"] = break_off
+    backend = LiteLLMBackend("pool-a", model="openai/up", base_url=upstream.base_url, api_key="sk-1")
+    with pytest.raises(BackendStreamError):
+        await read(await backend.stream({**BODY, "stream": True}, timeouts=Timeouts()))
