@@ -1,0 +1,89 @@
+"""Training: what is chosen, what is written, and logs that cannot be replayed."""
+
+import json
+
+import numpy as np
+import pytest
+
+from llmrouter import artifact
+from llmrouter.exceptions import DataError
+from llmrouter.outcomes import OutcomeTable
+from llmrouter.types import ModelCard, Price, RoutingRequest
+from training.train import UNTUNED, train
+
+PRICES = (Price(1.0, 1.0), Price(5.0, 5.0))
+WORDS = ("apple", "river", "stone", "cloud", "tiger")
+
+
+def table(n=60, *, splits=("train", "test"), one_armed=False, texts=True):
+    rng = np.random.default_rng(0)
+    numeric = rng.random(n) < 0.5
+    prompts = [f"What is {i} plus {i + 3}?" if flag else f"Spell {WORDS[i % 5]} {i}" for i, flag in enumerate(numeric)]
+    quality = np.stack([(~numeric).astype(float), np.ones(n)], axis=1)
+    if one_armed:
+        hidden = rng.integers(0, 2, n)
+        quality[np.arange(n), hidden] = np.nan
+    tokens = np.full((n, 2), 8.0)
+    cost = (tokens * 2 * [price.input for price in PRICES]) / 1e6
+    cost[np.isnan(quality)] = np.nan
+    return OutcomeTable(
+        prompt_ids=tuple(f"p{i}" for i in range(n)),
+        models=("small", "large"),
+        texts=tuple(prompts) if texts else (None,) * n,
+        tasks=(None,) * n,
+        splits=tuple(splits[i % len(splits)] for i in range(n)),
+        quality=quality,
+        cost_usd=cost,
+        input_tokens=tokens,
+        output_tokens=tokens,
+        propensity=np.where(np.isnan(quality), np.nan, 1.0),
+        prices=PRICES,
+        name="toy",
+    )
+
+
+def test_artifact_carries_its_evaluation_and_routes(tmp_path):
+    trained = train(table(), tmp_path, say=lambda line: None)
+    assert (tmp_path / "current").resolve() == trained.folder
+    document = json.loads((trained.folder / "evaluation.json").read_text())
+    assert set(document["routers"]) >= {"knn", "zero", "oracle", "best-single", "random"}
+    assert document["routers"]["knn"]["parameters"] == dict(trained.parameters)
+    cards = [ModelCard(name, price) for name, price in zip(("small", "large"), PRICES)]
+    engine = artifact.load(trained.folder, cards)
+    assert engine.route(RoutingRequest("Spell cloud 7", prompt_tokens=3)).model == "small"
+    assert engine.route(RoutingRequest("What is 5 plus 9?", prompt_tokens=5)).model == "large"
+
+
+def test_training_is_reproducible(tmp_path):
+    first, second = (train(table(), tmp_path / name, router="knn:k=5", say=lambda line: None) for name in "ab")
+    ours, theirs = (artifact.read_manifest(found.folder)["files"] for found in (first, second))
+    assert ours.pop("evaluation.json") is not None
+    assert theirs.pop("evaluation.json") is not None  # holds timings
+    assert ours == theirs
+
+
+def test_without_a_test_split_parameters_are_tuned_on_train(tmp_path):
+    lines = []
+    trained = train(table(splits=("train",)), tmp_path, promote=False, say=lines.append)
+    assert trained.evaluation is None
+    assert trained.parameters["k"] in range(5, 60)
+    assert not (tmp_path / "current").exists()
+    assert any("not evaluated" in line for line in lines)
+
+
+def test_a_one_armed_log_is_trained_on_with_strong_smoothing(tmp_path):
+    lines = []
+    trained = train(table(one_armed=True), tmp_path, say=lines.append)
+    assert dict(trained.parameters) == dict(UNTUNED)
+    assert any("not evaluated" in line for line in lines)
+    assert any("not tuned" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "match"),
+    [(table(texts=False), "no text"), (table(splits=("test",)), "no train split")],
+)
+def test_what_cannot_be_trained_on(tmp_path, outcomes, match):
+    with pytest.raises(DataError, match=match):
+        train(outcomes, tmp_path, say=lambda line: None)
+    assert list(tmp_path.iterdir()) == []
