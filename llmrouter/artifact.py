@@ -42,6 +42,7 @@ from llmrouter.types import ModelCard
 LAYOUT_VERSION = 1
 CURRENT = "current"
 _MANIFEST = "manifest.json"
+_EVALUATION = "evaluation.json"
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ def save(
     training: Mapping[str, Any],
     evaluation: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write an artifact into ``parent/<id>`` and return that folder; the id is a hash of the content.
+    """Write an artifact into ``parent/<id>`` and return that folder; the id is a hash of the
+    content, less the evaluation.
 
     Parameters
     ----------
@@ -87,16 +89,16 @@ def save(
     try:
         manifest = _write_parts(work, trained, encoder)
         if evaluation is not None:
-            (work / "evaluation.json").write_text(json.dumps(evaluation, indent=1, sort_keys=True) + "\n")
-        manifest |= {"training": dict(training), "files": _hashes(work)}
-        digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:12]
-        manifest["id"] = f"{trained.router_name}-{digest}"
+            (work / _EVALUATION).write_text(json.dumps(evaluation, indent=1, sort_keys=True) + "\n")
+        manifest["training"] = dict(training)
+        manifest["files"] = _hashes(work)
+        manifest["id"] = f"{trained.router_name}-{_digest(manifest)}"
         (work / _MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
         target = parent / str(manifest["id"])
         if target.exists():  # the same content was written before
             shutil.rmtree(work)
         else:
-            work.chmod(0o755)
+            _make_readable(work)  # by whoever serves it; temporary folders and safetensors files are private
             work.rename(target)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
@@ -259,6 +261,18 @@ def _read_router(folder: Path, entry: Mapping[str, Any], label: str, index: Vect
 
 def _index_of(router: Router) -> VectorIndex | None:
     return router.index_ if isinstance(router, KNNRouter) else None
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    """Return the content's hash; the evaluation holds timings and is left out, so equal training gives equal ids."""
+    files = {name: digest for name, digest in manifest["files"].items() if name != _EVALUATION}
+    return hashlib.sha256(json.dumps({**manifest, "files": files}, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _make_readable(folder: Path) -> None:
+    folder.chmod(0o755)
+    for path in folder.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def _hashes(folder: Path) -> dict[str, str]:

@@ -76,7 +76,7 @@ class ExactIndex:
         stored = self._ids[: self._size]
         keep = ~np.isin(stored, checked_removal(ids, stored=stored))
         kept = int(keep.sum())
-        pass
+        self._rows[:kept] = self._rows[: self._size][keep]
         self._ids[:kept] = stored[keep]
         self._size = kept
 

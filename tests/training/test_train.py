@@ -56,10 +56,9 @@ def test_artifact_carries_its_evaluation_and_routes(tmp_path):
 
 def test_training_is_reproducible(tmp_path):
     first, second = (train(table(), tmp_path / name, router="knn:k=5", say=lambda line: None) for name in "ab")
+    assert first.folder.name == second.folder.name
     ours, theirs = (artifact.read_manifest(found.folder)["files"] for found in (first, second))
-    assert ours.pop("evaluation.json") is not None
-    assert theirs.pop("evaluation.json") is not None  # holds timings
-    assert ours == theirs
+    assert {name for name in ours if ours[name] != theirs[name]} <= {"evaluation.json"}  # it holds timings
 
 
 def test_without_a_test_split_parameters_are_tuned_on_train(tmp_path):
