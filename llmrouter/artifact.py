@@ -67,8 +67,9 @@ def save(
     training: Mapping[str, Any],
     evaluation: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write an artifact into ``parent/<id>`` and return that folder; the id is a hash of the
-    content, less the evaluation.
+    """Write an artifact into ``parent/<id>`` and return that folder.
+
+    The id is a hash of the content, less the evaluation.
 
     Parameters
     ----------

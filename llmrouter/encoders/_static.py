@@ -93,7 +93,7 @@ class StaticEncoder:
         texts = checked_texts(texts)
         vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
         for start in range(0, len(texts), _BATCH):
-            windows = self._tokenizer.windows_of_all(texts[start : start + _BATCH], drop=None)
+            windows = self._tokenizer.windows_of_all(texts[start : start + _BATCH], drop=self._unknown)
             for row, of_text in enumerate(windows, start):
                 if of_text:
                     # A token-weighted mean of window means is the mean over all their tokens.
