@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Literal
 
+from llmrouter.exceptions import BackendConnectError, BackendError, BackendStatusError, BackendTimeoutError
 from llmrouter.pool import FailedAttempt
 from llmrouter.types import Decision, ModelCard, Outcome, RankedModel, Usage
 from service.chat import ChatRequest
@@ -71,7 +72,7 @@ class Call:
             "overhead-ms": f"{(time.perf_counter() - self.started - self.upstream_s) * _MILLISECONDS:.3f}",
         }
         if self.failures:
-            values["attempts"] = ", ".join(f"{name}={type(error).__name__}" for name, error in self.failures)
+            values["attempts"] = ", ".join(f"{name}={_reason(error)}" for name, error in self.failures)
         entry = self.expected()
         if entry is not None:
             if math.isfinite(entry.expected_quality):
@@ -140,6 +141,15 @@ class Call:
             time_to_first_token_s=self.first_token_s,
             latency_s=time.perf_counter() - self.started,
         )
+
+
+def _reason(error: BackendError) -> str:
+    """Return a failure in one word."""
+    if isinstance(error, BackendStatusError):
+        return str(error.status)
+    if isinstance(error, BackendTimeoutError):
+        return "timeout"
+    return "unreachable" if isinstance(error, BackendConnectError) else "broke-off"
 
 
 def cost_of(usage: Usage, card: ModelCard) -> float | None:

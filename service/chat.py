@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -152,7 +153,7 @@ def _resolve(model: str, pool: Sequence[str], router_name: str) -> tuple[str | N
     if model in ALIASES:
         return None, None
     alias = ROUTER_ALIAS.match(model)
-    if alias and alias["router"] == router_name:
+    if alias and alias["router"] == router_name and math.isfinite(float(alias["cost_weight"])):
         return None, float(alias["cost_weight"])
     raise UnknownModelError(model, known=[*ALIASES, f"router-{router_name}-<cost weight>", *pool])
 

@@ -19,7 +19,7 @@ from service.config_problems import nearest, of_validation
 RESERVED_NAMES = frozenset({"auto", "llmrouter/auto"})
 """Names that ask for routing; no model may have them."""
 
-ROUTER_ALIAS = re.compile(r"^router-(?P<router>.+)-(?P<cost_weight>[0-9]+(?:\.[0-9]+)?(?:[eE]-?[0-9]+)?)$")
+ROUTER_ALIAS = re.compile(r"^router-(?P<router>.+?)-(?P<cost_weight>[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)$")
 """``router-<router>-<cost weight>``: routing with that weight."""
 
 _POCKET_CARDS = FilePath(__file__).parent.parent / "llmrouter" / "assets" / "pocket" / "pool.json"

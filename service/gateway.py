@@ -15,7 +15,8 @@ from llmrouter import registry
 from llmrouter.outcomes import OutcomeStore, open_store
 from llmrouter.policy import Policy
 from llmrouter.pool import Backend, Cooldowns, HTTPSessions
-from llmrouter.types import Decision, ModelCard, Outcome, RankedModel, RoutingRequest
+from llmrouter.types import Decision, ModelCard, RankedModel, RoutingRequest, Usage
+from service.call import Call, Status, cost_of
 from service.chat import ChatRequest
 from service.outcome_writer import OutcomeWriter
 from service.settings import LogSettings, ModelSettings, Settings, build_engine
@@ -105,9 +106,29 @@ class Gateway:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, self._route, chat.routing, neighbours)
 
-    def record(self, outcome: Outcome) -> None:
-        """Hand an outcome to the log."""
-        self.writer.put(outcome)
+    def record(self, call: Call, status: Status, *, usage: Usage | None = None, error: str = "") -> float | None:
+        """Hand the outcome of a call to the log, and return its cost in US dollars where that is known.
+
+        Parameters
+        ----------
+        call : Call
+            What happened.
+        status : str
+            See `Outcome`.
+        usage : Usage, optional
+            As the provider counted.
+        error : str
+            What went wrong.
+        """
+        cost = cost_of(usage, self.cards[call.served_by]) if usage and call.served_by else None
+        prompts = self.settings.log.prompts
+        self.writer.put(call.outcome(status, prompts=prompts, usage=usage, cost_usd=cost, error=error))
+        return cost
+
+    @property
+    def keeps_text(self) -> bool:
+        """Whether the log may hold text of requests; what upstreams say in errors can quote them."""
+        return self.settings.log.prompts == "text"
 
     async def with_log(self, job: Callable[[OutcomeStore], T]) -> T:
         """Run `job` with the outcome store, off the event loop, after every outcome so far is stored.

@@ -8,7 +8,6 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-# Before anything imports numpy.
 from service.threads import pin_threads
 
 _BANNER = """\
@@ -35,10 +34,12 @@ def run_gateway(config: Path | None = None, *, host: str | None = None, port: in
         If anything is wrong before the start.
     """
     pin_threads()
+    from llmrouter.index import check_faiss
     from service.server import bind, check_exposure, serve
     from service.settings import load_settings
 
     configure_logging()
+    check_faiss()
     with ExitStack() as stack:
         if config is not None:
             settings = load_settings(config).at(host=host, port=port)

@@ -82,6 +82,7 @@ class OutcomeWriter:
         self._queue: deque[Outcome] = deque()
         self._jobs: deque[tuple[Callable[[OutcomeStore], Any], Future[Any]]] = deque()
         self._closing = False
+        self._ended = False
         self._retry_s = 0.0
         self._written = self._spooled = self._rejected = self._lost = 0
         self._trouble = ""
@@ -102,6 +103,8 @@ class OutcomeWriter:
             self._queue.append(outcome)
             if len(self._queue) == 1:
                 self._wake.notify()
+        if self._ended:  # a request that outlived the end of the log
+            self._spool_queue()
 
     def submit(self, job: Callable[[OutcomeStore], T]) -> Future[T]:
         """Run `job` with the store, after everything put so far is written; its result or error is the future's."""
@@ -136,7 +139,9 @@ class OutcomeWriter:
         if self._thread is not None:
             self._thread.join(timeout_s)
             if self._thread.is_alive():
-                logger.error("the outcome log did not stop within %g s; %d outcomes wait", timeout_s, len(self._queue))
+                # It hangs in the store, and ends with the process. What it may still store is stored once only.
+                logger.error("the outcome log did not stop within %g s; what waits is spooled", timeout_s)
+                self._spool_queue()
 
     # The thread
 
@@ -164,9 +169,7 @@ class OutcomeWriter:
         try:
             while batch := self._next_batch():
                 self._append(batch)
-                with self._wake:
-                    for _ in batch:
-                        self._queue.popleft()
+                self._done_with(len(batch))
             if self._spool.exists():
                 self._replay()
         except StoreError as error:
@@ -177,6 +180,11 @@ class OutcomeWriter:
     def _next_batch(self) -> list[Outcome]:
         with self._wake:
             return list(itertools.islice(self._queue, _BATCH))
+
+    def _done_with(self, count: int) -> None:
+        with self._wake:
+            for _ in range(min(count, len(self._queue))):  # `close` may have spooled them meanwhile
+                self._queue.popleft()
 
     def _append(self, batch: Sequence[Outcome]) -> None:
         """Store a batch; where the store refuses it as wrong, find and put aside the wrong ones.
@@ -226,14 +234,14 @@ class OutcomeWriter:
     def _spool_queue(self) -> None:
         with self._wake:
             batch = list(self._queue)
+        if not batch:
+            return
         try:
             self._spool.append(batch)
         except OSError as error:
             self._drop_beyond(self.max_queue * _MEMORY_FACTOR, error)
             return
-        with self._wake:
-            for _ in batch:
-                self._queue.popleft()
+        self._done_with(len(batch))
         self._spooled += len(batch)
         logger.warning("%d outcomes were spooled to %s", len(batch), self._spool.path)
 
@@ -268,8 +276,10 @@ class OutcomeWriter:
     def _finish(self) -> None:
         self._flush()
         self._run_jobs()
-        if self._queue:
-            self._spool_queue()
+        self._spool_queue()
+        with self._wake:
+            self._ended = True
+        self._spool_queue()
         if self._queue:
             logger.error("%d outcomes are lost: neither the store nor the spool works", len(self._queue))
         self._store.close()

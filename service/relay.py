@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from llmrouter.exceptions import BackendError
 from llmrouter.pool import BackendStream, ServerSentEvent, StreamObserver, encode_event
-from service.call import Call, Status, cost_of
+from service.call import Call, Status
 from service.disconnect import ClientGoneError, cancel_on_disconnect
 from service.dispatch import stream_error
 from service.gateway import Gateway
@@ -74,7 +74,8 @@ class RelayResponse(Response):
                 if visible:
                     await send({"type": "http.response.body", "body": visible, "more_body": True})
         except BackendError as error:
-            self._gateway.cooldowns.failed(error.model, error)
+            if self._call.served_by:
+                self._gateway.cooldowns.failed(self._call.served_by, error)
             self._record("partial", str(error))
             event = encode_event(stream_error(error))
             await send({"type": "http.response.body", "body": event, "more_body": True})
@@ -97,13 +98,10 @@ class RelayResponse(Response):
         if error is None:
             self._record("ok")
         else:
-            self._record("partial", f"the upstream sent an error: {error.get('message', '')}")
+            said = error.get("message") if self._gateway.keeps_text else error.get("code")
+            self._record("partial", f"the upstream sent an error: {said}")
 
     def _record(self, status: Status, error: str = "") -> None:
-        if self._recorded:
-            return
-        self._recorded = True
-        call, usage = self._call, self._observer.usage
-        cost = cost_of(usage, self._gateway.cards[call.served_by]) if call.served_by else None
-        prompts = self._gateway.settings.log.prompts
-        self._gateway.record(call.outcome(status, prompts=prompts, usage=usage, cost_usd=cost, error=error))
+        if not self._recorded:
+            self._recorded = True
+            self._gateway.record(self._call, status, usage=self._observer.usage, error=error)

@@ -10,8 +10,7 @@ from starlette.responses import Response
 
 from llmrouter.exceptions import BackendStatusError
 from llmrouter.pool import BackendResponse, BackendStream, most_telling, usage_from_body
-from llmrouter.types import Usage
-from service.call import Call, Status, cost_of, decimal
+from service.call import Call, decimal
 from service.disconnect import ClientGoneError, cancel_on_disconnect
 from service.dispatch import PoolFailedError, failure_response, first_answer, upstream_body
 from service.errors import CLIENT_CLOSED_REQUEST
@@ -23,6 +22,7 @@ from service.routes.state import begin_call, gateway_of
 routes = APIRouter()
 
 _UPSTREAM_REQUEST_ID = "x-llmrouter-upstream-request-id"
+_LONGEST_QUOTE = 300
 
 
 @routes.post("/v1/chat/completions")
@@ -38,17 +38,16 @@ async def chat_completions(request: Request) -> Response:
                 return await _streamed(gateway, call)
             return await _whole(gateway, call)
     except PoolFailedError:
-        failure = most_telling(call.failures)
-        _record(gateway, call, "error", error=_described(failure.error))
+        gateway.record(call, "error", error=_described(gateway, most_telling(call.failures).error))
         return failure_response(call)
     except ClientGoneError:
-        _record(gateway, call, "cancelled", error="the client hung up")
+        gateway.record(call, "cancelled", error="the client hung up")
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     except asyncio.CancelledError:
-        _record(gateway, call, "cancelled", error="the gateway stopped")
+        gateway.record(call, "cancelled", error="the gateway stopped")
         raise
     except Exception as error:
-        _record(gateway, call, "error", error=f"internal error: {type(error).__name__}")
+        gateway.record(call, "error", error=f"internal error: {type(error).__name__}")
         raise
 
 
@@ -58,9 +57,7 @@ async def _whole(gateway: Gateway, call: Call) -> Response:
         return await gateway.backends[name].complete(body, timeouts=gateway.timeouts[name])
 
     answer = await first_answer(gateway, call, attempt)
-    usage = usage_from_body(answer.body)
-    cost = cost_of(usage, gateway.cards[call.served_by]) if call.served_by else None
-    _record(gateway, call, "ok", usage=usage, cost=cost)
+    cost = gateway.record(call, "ok", usage=usage_from_body(answer.body))
     headers = {**_relayed(answer.headers), **call.headers()}
     if cost is not None:
         headers["x-llmrouter-cost"] = decimal(cost)
@@ -81,21 +78,8 @@ def _relayed(headers: Mapping[str, str]) -> dict[str, str]:
     return {_UPSTREAM_REQUEST_ID if name == "x-request-id" else name: value for name, value in headers.items()}
 
 
-def _record(
-    gateway: Gateway,
-    call: Call,
-    status: Status,
-    *,
-    usage: Usage | None = None,
-    cost: float | None = None,
-    error: str = "",
-) -> None:
-    prompts = gateway.settings.log.prompts
-    gateway.record(call.outcome(status, prompts=prompts, usage=usage, cost_usd=cost, error=error))
-
-
-def _described(error: Exception) -> str:
-    """Return a failure with the beginning of what the upstream said."""
-    if isinstance(error, BackendStatusError) and error.body:
-        return f"{error}: {error.body[:300].decode('utf-8', 'replace')}"
+def _described(gateway: Gateway, error: Exception) -> str:
+    """Return a failure for the log, with the beginning of what the upstream said where the log may hold that."""
+    if isinstance(error, BackendStatusError) and error.body and gateway.keeps_text:
+        return f"{error}: {error.body[:_LONGEST_QUOTE].decode('utf-8', 'replace')}"
     return str(error)

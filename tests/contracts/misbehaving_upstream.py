@@ -59,7 +59,7 @@ class Exchange:
     async def pause(self, seconds: float) -> None:
         """Wait, unless the client hangs up meanwhile."""
         try:
-            await asyncio.wait_for(asyncio.shield(self.gone.wait()), seconds)
+            await asyncio.wait_for(self.gone.wait(), seconds)
         except TimeoutError:
             return
         raise ConnectionResetError("the client hung up")

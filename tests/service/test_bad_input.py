@@ -159,7 +159,9 @@ def test_names_that_are_nearly_right_are_suggested(gateway: Live) -> None:
     assert "did you mean 'alpha'?" in error_of(gateway.client.post(CHAT, json=body), 400)["message"]
 
 
-@pytest.mark.parametrize("model", ["gpt-9", "", "router-mf-0.3", "router-knn-cheap", "AUTO", "alpha "])
+@pytest.mark.parametrize(
+    "model", ["gpt-9", "", "router-mf-0.3", "router-knn-cheap", "router-knn--1", "router-knn-1e999", "AUTO", "alpha "]
+)
 def test_unknown_models(model: str, gateway: Live) -> None:
     error = error_of(gateway.client.post(CHAT, json={**GOOD, "model": model}), 404)
     assert error["code"] == "model_not_found"

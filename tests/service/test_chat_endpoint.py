@@ -218,7 +218,16 @@ def test_the_upstream_may_call_it_otherwise(live: Start, upstream: MisbehavingUp
     assert response.headers["x-llmrouter-model"] == "alpha", "the header says what the pool says"
 
 
-@pytest.mark.parametrize(("model", "weight"), [("auto", None), ("llmrouter/auto", None), ("router-knn-0.25", 0.25)])
+@pytest.mark.parametrize(
+    ("model", "weight"),
+    [
+        ("auto", None),
+        ("llmrouter/auto", None),
+        ("router-knn-0.25", 0.25),
+        ("router-knn-2", 2.0),
+        ("router-knn-1e-3", 0.001),
+    ],
+)
 def test_names_that_ask_for_routing(model: str, weight: float | None, live: Start) -> None:
     gateway = live()
     assert gateway.chat(model=model).status_code == 200

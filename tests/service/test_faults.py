@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -94,7 +95,10 @@ def test_the_next_model_answers(behaviour: Any, stream: bool, live: Start, upstr
     assert list(dict.fromkeys(asked(upstream))) == ["alpha", "beta"]
     assert response.headers["x-llmrouter-model"] == "beta"
     assert response.headers["x-llmrouter-fallbacks"] == "1"
-    assert response.headers["x-llmrouter-attempts"].startswith("alpha=Backend")
+    assert response.headers["x-llmrouter-attempts"] in (
+        "alpha=unreachable",
+        *(f"alpha={code}" for code in range(400, 600)),
+    )
     outcome = gateway.outcome(response)
     assert (outcome["model"], outcome["served_by"], outcome["fallbacks"]) == ("alpha", "beta", ["alpha"])
     assert outcome["status"] == "ok"
@@ -193,6 +197,26 @@ def test_an_upstream_error_that_is_no_json_gets_our_shape(
     assert error["code"] == "upstream_error"
     assert "alpha: the upstream answered 503" in error["message"]
     assert response.headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize(("prompts", "quoted"), [("text", True), ("hash", False), ("none", False)])
+def test_what_an_upstream_says_is_kept_only_where_prompts_are(
+    prompts: str, quoted: bool, live: Start, upstream: MisbehavingUpstream, tmp_path: Path
+) -> None:
+    quoting = {"error": {"message": "I will not say 'my secret prompt'", "code": "refused"}}
+
+    async def quote(exchange: Exchange) -> None:
+        if exchange.body.get("stream"):
+            await exchange.event_stream([event(chunk("a")), event(quoting)], pause=0.05)
+        else:
+            await exchange.answer(json.dumps(quoting).encode(), 400)
+
+    upstream.behaviours["alpha"] = quote
+    gateway = live("alpha", log={"store": f"sqlite:///{tmp_path}/log.db", "prompts": prompts})
+    for stream in (False, True):
+        outcome = gateway.outcome(gateway.chat("my secret prompt", stream=stream))
+        assert ("my secret prompt" in outcome["error"]) is quoted
+        assert ("my secret prompt" in json.dumps(outcome)) is quoted
 
 
 def test_when_all_fail_the_most_telling_error_lists_all_attempts(live: Start, upstream: MisbehavingUpstream) -> None:

@@ -203,6 +203,25 @@ def test_when_nothing_works_losses_are_counted_and_logged(
     writer.close()
 
 
+def test_closing_does_not_wait_for_a_store_that_hangs(store: FailingStore, spool: Spool) -> None:
+    started, release = threading.Event(), threading.Event()
+    writer = OutcomeWriter(store, spool=spool, flush_interval_s=0.02)
+    hanging = writer.submit(lambda _: started.set() or release.wait(30))
+    assert started.wait(10)
+    writer.put(outcome(1))
+    writer.close(timeout_s=0.1)
+    assert [one.request_id for batch in spool.batches(10) for one in batch] == ["req_1"]
+    release.set()
+    assert hanging.result(10)
+    assert store.closed.wait(10)
+
+
+def test_an_outcome_after_the_end_is_spooled(writer: OutcomeWriter, spool: Spool) -> None:
+    writer.close()
+    writer.put(outcome(1))
+    assert [one.request_id for batch in spool.batches(10) for one in batch] == ["req_1"]
+
+
 def test_after_closing_jobs_are_refused(writer: OutcomeWriter) -> None:
     writer.close()
     with pytest.raises(StoreError, match="closed"):
