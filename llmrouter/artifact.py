@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -198,7 +199,9 @@ def _write_parts(work: Path, trained: TrainedRouters, encoder: EncoderSpec) -> d
         if own is not None and own is not index:
             raise ArtifactError(f"the {label} router has an index of its own; fit both on one shared index")
         arrays, values = router.state()
-        save_file(dict(arrays), work / f"{label}.safetensors")
+        # safetensors writes an array's memory as it lies, so a transposed one would come back scrambled
+        contiguous = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
+        save_file(contiguous, work / f"{label}.safetensors")
         routers[label] = {"name": name, "values": values, "indexed": own is not None}
     if index is not None:
         (work / "index").mkdir()

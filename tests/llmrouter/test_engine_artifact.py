@@ -213,6 +213,16 @@ def test_the_policy_gets_the_reference_cost(tmp_path):
     assert learned.reference_cost_usd == pytest.approx(table().cost_usd[:, 1].mean())
 
 
+def test_arrays_in_any_memory_order_survive(tmp_path):
+    outcomes = table()
+    transposed = table(quality=np.asfortranarray(outcomes.quality), output_tokens=outcomes.output_tokens.T.copy().T)
+    X = DirectionEncoder().encode(outcomes.router_texts())
+    learned = fit(transposed, X, name="knn", parameters={"k": 5})
+    again = load(save(tmp_path, learned))
+    np.testing.assert_array_equal(again.trained.quality.y_, outcomes.quality)
+    np.testing.assert_array_equal(again.trained.cost.y_, outcomes.output_tokens)
+
+
 def test_failed_save_leaves_nothing(tmp_path):
     with pytest.raises(TypeError):
         save(tmp_path, evaluation={"bad": object()})

@@ -78,7 +78,7 @@ pin_threads()
 from service.app import create_app
 from service.server import GatewayThread
 from service.settings import load_settings
-import http.client, json, resource
+import http.client, json, re
 with GatewayThread(create_app(load_settings({str(config)!r}))) as gateway:
     ready = time.perf_counter() - started
     connection = http.client.HTTPConnection("127.0.0.1", int(gateway.url.rpartition(":")[2]))
@@ -88,7 +88,8 @@ with GatewayThread(create_app(load_settings({str(config)!r}))) as gateway:
         answer = connection.getresponse()
         assert answer.status == 200, answer.read()
         answer.read()
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+# Not ru_maxrss: that is inherited from the process that started this one.
+peak = int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
 print(json.dumps({{"modules": sorted(sys.modules), "ready_s": ready, "resident_mb": peak}}))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)

@@ -1,0 +1,298 @@
+"""Ways to ask for the number tasks.
+
+Slots in braces are filled from a task's payload. The test phrasings are natural recombinations of words that occur in
+the train ones, so that a model is asked to understand rather than to recall; none of them is ever trained on.
+"""
+
+from __future__ import annotations
+
+from training.pocket.types import Phrasings
+
+ADD = Phrasings(
+    train=(
+        "What is {a} + {b}?",
+        "What is {a} plus {b}?",
+        "What's {a} + {b}?",
+        "{a} + {b} =",
+        "{a}+{b}",
+        "Add {a} and {b}",
+        "Add {a} to {b}",
+        "Calculate {a} + {b}",
+        "Calculate the sum of {a} and {b}",
+        "What is the sum of {a} and {b}?",
+        "How much is {a} plus {b}?",
+        "How much is {a}+{b}?",
+        "What do you get when you add {a} and {b}?",
+        "What is {a} added to {b}?",
+        "How much do {a} and {b} make together?",
+        "Compute {a} plus {b}",
+        "I have {a} apples and get {b} more. How many apples do I have?",
+    ),
+    test=(
+        "What do I get if I add {a} and {b}?",
+        "Find the sum: {a} + {b}",
+        "How much do {a} and {b} make when added?",
+        "Compute the sum of {a} and {b}",
+    ),
+)
+SUBTRACT = Phrasings(
+    train=(
+        "What is {a} - {b}?",
+        "What is {a} minus {b}?",
+        "What's {a} minus {b}?",
+        "{a} - {b} =",
+        "{a}-{b}",
+        "Subtract {b} from {a}",
+        "Calculate {a} - {b}",
+        "Compute {a} minus {b}",
+        "How much is {a} minus {b}?",
+        "What do you get when you subtract {b} from {a}?",
+        "What is left when you take {b} from {a}?",
+        "Calculate the difference of {a} and {b}",
+        "Find the difference between {a} and {b}",
+        "What is the difference between {a} and {b}?",
+        "Take {b} away from {a}",
+        "Find {a} - {b}",
+        "I have {a} apples and eat {b}. How many apples do I have left?",
+    ),
+    test=(
+        "What do I get if I subtract {b} from {a}?",
+        "How much is left if I take {b} from {a}?",
+        "Find the difference: {a} - {b}",
+        "Compute the difference between {a} and {b}",
+    ),
+)
+MULTIPLY = Phrasings(
+    train=(
+        "What is {a} x {b}?",
+        "What is {a} times {b}?",
+        "What is {a} * {b}?",
+        "{a} * {b} =",
+        "{a} x {b}",
+        "Multiply {a} by {b}",
+        "Multiply {a} and {b}",
+        "Calculate {a} times {b}",
+        "Compute {a} * {b}",
+        "How much is {a} times {b}?",
+        "What do you get when you multiply {a} by {b}?",
+        "What is {a} multiplied by {b}?",
+        "Calculate the product of {a} and {b}",
+        "What is the product of {a} and {b}?",
+        "Find {a} multiplied by {b}",
+    ),
+    test=(
+        "What do I get if I multiply {a} by {b}?",
+        "Compute the product of {a} and {b}",
+        "How much is {a} multiplied by {b}?",
+    ),
+)
+LARGER = Phrasings(
+    train=(
+        "Which is larger, {a} or {b}?",
+        "Which number is larger: {a} or {b}?",
+        "Which is bigger, {a} or {b}?",
+        "Which number is greater, {a} or {b}?",
+        "What is the larger number, {a} or {b}?",
+        "Give the larger of {a} and {b}",
+        "Name the bigger number: {a} or {b}",
+        "Pick the greater of {a} and {b}",
+        "Compare {a} and {b} and give the larger one",
+        "Tell me the larger of {a} and {b}",
+        "Of {a} and {b}, which is bigger?",
+        "Between {a} and {b}, which number is greater?",
+    ),
+    test=(
+        "Which one is the larger number, {a} or {b}?",
+        "Of the two numbers {a} and {b}, which is greater?",
+        "Name the larger of the numbers {a} and {b}",
+        "Which of {a} and {b} is bigger?",
+    ),
+)
+SMALLER = Phrasings(
+    train=(
+        "Which is smaller, {a} or {b}?",
+        "Which number is smaller: {a} or {b}?",
+        "Which is less, {a} or {b}?",
+        "Which number is lower, {a} or {b}?",
+        "What is the smaller number, {a} or {b}?",
+        "Give the smaller of {a} and {b}",
+        "Name the smaller number: {a} or {b}",
+        "Pick the lower of {a} and {b}",
+        "Compare {a} and {b} and give the smaller one",
+        "Tell me the smaller of {a} and {b}",
+        "Of {a} and {b}, which is less?",
+        "Of the two numbers {a} and {b}, which is smaller?",
+    ),
+    test=(
+        "Which one is the smaller number, {a} or {b}?",
+        "Between {a} and {b}, which number is lower?",
+        "Name the smaller of the numbers {a} and {b}",
+        "Which of {a} and {b} is less?",
+    ),
+)
+MAXIMUM = Phrasings(
+    train=(
+        "What is the largest of {list}?",
+        "What is the largest number: {list}?",
+        "Which is the biggest number in {list}?",
+        "Find the largest number: {list}",
+        "Find the maximum of {list}",
+        "What is the maximum of {list}?",
+        "Give the highest number in this list: {list}",
+        "Which of these numbers is the largest: {list}?",
+        "Pick the biggest of these numbers: {list}",
+        "Tell me the maximum: {list}",
+        "Name the largest number in the list {list}",
+        "Maximum of {list}",
+    ),
+    test=(
+        "Which number in this list is the largest: {list}?",
+        "What is the biggest of these numbers: {list}?",
+        "Give the maximum of the numbers {list}",
+        "Find the highest of {list}",
+    ),
+)
+MINIMUM = Phrasings(
+    train=(
+        "What is the smallest of {list}?",
+        "What is the smallest number: {list}?",
+        "Which is the lowest number in {list}?",
+        "Find the smallest number: {list}",
+        "Find the minimum of {list}",
+        "What is the minimum of {list}?",
+        "Give the lowest number in this list: {list}",
+        "Which of these numbers is the smallest: {list}?",
+        "Pick the smallest of these numbers: {list}",
+        "Tell me the minimum: {list}",
+        "Name the smallest number in the list {list}",
+        "Minimum of {list}",
+    ),
+    test=(
+        "Which number in this list is the smallest: {list}?",
+        "What is the lowest of these numbers: {list}?",
+        "Give the minimum of the numbers {list}",
+        "Find the smallest one of {list}",
+    ),
+)
+SORT_NUMBERS = Phrasings(
+    train=(
+        "Sort these numbers: {list}",
+        "Sort the numbers {list}",
+        "Sort {list} from smallest to largest",
+        "Sort these numbers in ascending order: {list}",
+        "Put these numbers in order: {list}",
+        "Put the numbers {list} in order from low to high",
+        "Order these numbers from smallest to largest: {list}",
+        "Arrange the numbers in ascending order: {list}",
+        "Arrange {list} from low to high",
+        "Write these numbers in order: {list}",
+        "Can you sort these numbers: {list}?",
+        "List the numbers from lowest to highest: {list}",
+    ),
+    test=(
+        "Arrange these numbers from smallest to largest: {list}",
+        "Order the numbers {list} from low to high",
+        "Put {list} in ascending order",
+        "Sort this list of numbers: {list}",
+    ),
+)
+PARITY = Phrasings(
+    train=(
+        "Is {a} even or odd?",
+        "Is {a} odd or even?",
+        "Is the number {a} even or odd?",
+        "Is the number {a} odd or even?",
+        "Even or odd: {a}",
+        "Odd or even: {a}?",
+        "Tell me if {a} is even or odd",
+        "Say whether {a} is odd or even",
+        "Decide whether the number {a} is even or odd",
+        "Check if {a} is odd or even",
+        "Would you call {a} even or odd?",
+        "What is {a}, even or odd?",
+    ),
+    test=(
+        "Say if the number {a} is even or odd",
+        "The number {a}: is it odd or even?",
+        "Check whether {a} is even or odd",
+        "Is {a} an even or an odd number?",
+    ),
+)
+NEXT_NUMBER = Phrasings(
+    train=(
+        "What comes next: {list}?",
+        "What number comes next: {list}?",
+        "What is the next number: {list}?",
+        "What is the next number in {list}?",
+        "Which number comes next in {list}?",
+        "Continue the sequence: {list}",
+        "Continue this sequence with one number: {list}",
+        "Give the next number in the sequence {list}",
+        "Find the next number: {list}",
+        "Which number comes after {list}?",
+        "Continue with one more number: {list}",
+        "What number is next in this sequence: {list}?",
+        "Complete the sequence: {list}, ...",
+        "What comes after {list}?",
+        "{list}, what is next?",
+    ),
+    test=(
+        "Which number is next in the sequence {list}?",
+        "What comes next in this sequence: {list}?",
+        "Continue with the next number: {list}",
+        "Find the number that comes after {list}",
+    ),
+)
+CONVERT_UNITS = Phrasings(
+    train=(
+        "Convert {n} {from} to {to}",
+        "Convert {n} {from} into {to}",
+        "How many {to} are in {n} {from}?",
+        "How many {to} are there in {n} {from}?",
+        "What is {n} {from} in {to}?",
+        "{n} {from} in {to}",
+        "{n} {from} = ? {to}",
+        "Change {n} {from} to {to}",
+        "Express {n} {from} in {to}",
+        "Give {n} {from} in {to}",
+        "How much is {n} {from} in {to}?",
+        "What do you get when you convert {n} {from} to {to}?",
+        "How many {to} is {n} {from} equal to?",
+        "Change {n} {from} into a number of {to}",
+        "{n} {from} as {to}",
+        "Write {n} {from} as {to}",
+        "How many {to} make {n} {from}?",
+        "Write {n} {from} in {to}",
+    ),
+    test=(
+        "Change {n} {from} into {to}",
+        "How many {to} is {n} {from}?",
+        "Express {n} {from} as {to}",
+        "What do I get if I convert {n} {from} to {to}?",
+    ),
+)
+COUNT_ITEMS = Phrasings(
+    train=(
+        "How many items are in this list: {list}?",
+        "How many items are in the list {list}?",
+        "How many words are in this list: {list}?",
+        "How many things are listed here: {list}?",
+        "Count the items: {list}",
+        "Count the items in this list: {list}",
+        "Count the words in the list: {list}",
+        "Count these things: {list}",
+        "What is the number of items in {list}?",
+        "Give the number of items: {list}",
+        "How many words are listed here: {list}?",
+        "Count the number of things in the list {list}",
+        "What is the number of words in this list: {list}?",
+        "Tell me how many items there are: {list}",
+        "List: {list}. How many items?",
+    ),
+    test=(
+        "How many things are in this list: {list}?",
+        "Count the number of items in the list {list}",
+        "Tell me how many words are listed here: {list}",
+        "What is the number of things in this list: {list}?",
+    ),
+)

@@ -1,0 +1,297 @@
+"""Ways to ask for the word tasks; see `training.pocket.phrasings_numbers` for how the two splits relate."""
+
+from __future__ import annotations
+
+from training.pocket.types import Phrasings
+
+REVERSE = Phrasings(
+    train=(
+        "Reverse the word {word}",
+        "Reverse {word}",
+        "Reverse this word: {word}",
+        "Reverse the letters of {word}",
+        "Reverse the letters in the word {word}",
+        "Write {word} backwards",
+        "Write the word {word} backwards",
+        "Spell {word} backwards",
+        "What is {word} backwards?",
+        "What is {word} spelled backwards?",
+        "How do you write {word} backwards?",
+        "Say the word {word} backwards",
+        "Turn the word {word} around",
+        "What is the reverse of {word}?",
+    ),
+    test=(
+        "What is the word {word} in reverse?",
+        "How do you spell the word {word} backwards?",
+        "Give the letters of {word} in reverse",
+        "Turn this word backwards: {word}",
+    ),
+)
+UPPER_CASE = Phrasings(
+    train=(
+        "Write {word} in upper case",
+        "Write the word {word} in upper case",
+        "Write {word} in capital letters",
+        "Write {word} in uppercase",
+        "Convert {word} to upper case",
+        "Convert the word {word} to uppercase",
+        "Put {word} in capital letters",
+        "Change {word} to upper case",
+        "Make {word} uppercase",
+        "Make the word {word} upper case",
+        "What is {word} in upper case?",
+        "What is the word {word} in capital letters?",
+        "Uppercase: {word}",
+        "Capitalize every letter of {word}",
+    ),
+    test=(
+        "Change the word {word} to capital letters",
+        "How do you write {word} in upper case?",
+        "Put the word {word} in uppercase",
+        "Give {word} in capital letters",
+    ),
+)
+LOWER_CASE = Phrasings(
+    train=(
+        "Write {word} in lower case",
+        "Write the word {word} in lower case",
+        "Write {word} in small letters",
+        "Write {word} in lowercase",
+        "Convert {word} to lower case",
+        "Convert the word {word} to lowercase",
+        "Put {word} in small letters",
+        "Change {word} to lower case",
+        "Make {word} lowercase",
+        "Make the word {word} lower case",
+        "What is {word} in lower case?",
+        "What is the word {word} in small letters?",
+        "Lowercase: {word}",
+    ),
+    test=(
+        "Change the word {word} to small letters",
+        "How do you write {word} in lower case?",
+        "Put the word {word} in lowercase",
+        "Give {word} in small letters",
+    ),
+)
+TITLE_CASE = Phrasings(
+    train=(
+        "Write {text} in title case",
+        "Write the words {text} in title case",
+        "Convert {text} to title case",
+        "Convert the words {text} to title case",
+        "Put {text} in title case",
+        "Change {text} to title case",
+        "Make {text} title case",
+        "What is {text} in title case?",
+        "Title case: {text}",
+        "Capitalize each word: {text}",
+        "Capitalize the first letter of each word: {text}",
+        "Capitalize every word of {text}",
+    ),
+    test=(
+        "Change the words {text} to title case",
+        "How do you write {text} in title case?",
+        "Capitalize each word of {text}",
+        "Give {text} in title case",
+    ),
+)
+SPELL = Phrasings(
+    train=(
+        "Spell {word}",
+        "Spell the word {word}",
+        "Spell the word {word} with hyphens",
+        "Spell out {word}",
+        "Spell out the word {word} letter by letter",
+        "Spell {word} letter by letter",
+        "How do you spell {word}?",
+        "How is {word} spelled?",
+        "How do you spell the word {word}?",
+        "Write {word} with hyphens between the letters",
+        "Put a hyphen between the letters of {word}",
+        "Write {word} letter by letter",
+    ),
+    test=(
+        "Spell this word: {word}",
+        "How is the word {word} spelled?",
+        "Write the word {word} letter by letter",
+        "Spell out the letters of {word} with hyphens",
+    ),
+)
+FIRST_LETTER = Phrasings(
+    train=(
+        "What is the first letter of {word}?",
+        "What is the first letter of the word {word}?",
+        "What's the first letter in {word}?",
+        "First letter of {word}",
+        "Give the first letter of {word}",
+        "Which letter does {word} start with?",
+        "What letter does the word {word} begin with?",
+        "Which letter comes first in {word}?",
+        "Tell me the first letter of {word}",
+        "Name the first letter in the word {word}",
+        "{word} starts with which letter?",
+        "With which letter does {word} begin?",
+    ),
+    test=(
+        "What letter does {word} start with?",
+        "Give the first letter in the word {word}",
+        "Which is the first letter of {word}?",
+        "With which letter does the word {word} start?",
+    ),
+)
+LAST_LETTER = Phrasings(
+    train=(
+        "What is the last letter of {word}?",
+        "What is the last letter of the word {word}?",
+        "What's the last letter in {word}?",
+        "Last letter of {word}",
+        "Give the last letter of {word}",
+        "Which letter does {word} end with?",
+        "What letter does the word {word} end in?",
+        "Which letter comes last in {word}?",
+        "Tell me the last letter of {word}",
+        "Name the last letter in the word {word}",
+        "{word} ends with which letter?",
+        "With which letter does {word} end?",
+    ),
+    test=(
+        "What letter does {word} end with?",
+        "Give the last letter in the word {word}",
+        "Which is the last letter of {word}?",
+        "With which letter does the word {word} end?",
+    ),
+)
+COUNT_LETTERS = Phrasings(
+    train=(
+        "How many letters are in {word}?",
+        "How many letters are in the word {word}?",
+        "How many letters are there in {word}?",
+        "How many letters does {word} have?",
+        "How many letters does the word {word} have?",
+        "Count the letters in {word}",
+        "Count the letters of the word {word}",
+        "What is the number of letters in {word}?",
+        "Give the number of letters in {word}",
+        "Tell me how many letters {word} has",
+        "How long is the word {word}?",
+        "What is the length of {word}?",
+    ),
+    test=(
+        "How many letters are there in the word {word}?",
+        "Count how many letters {word} has",
+        "What is the length of the word {word}?",
+        "Tell me the number of letters in the word {word}",
+    ),
+)
+SORT_LETTERS = Phrasings(
+    train=(
+        "Sort the letters of {word}",
+        "Sort the letters of the word {word}",
+        "Sort the letters in {word} alphabetically",
+        "Put the letters of {word} in alphabetical order",
+        "Put the letters of the word {word} in order",
+        "Arrange the letters of {word} alphabetically",
+        "Arrange the letters in {word} in alphabetical order",
+        "Order the letters of {word}",
+        "Write the letters of {word} in alphabetical order",
+        "What are the letters of {word} in alphabetical order?",
+        "Alphabetize the letters of {word}",
+        "Can you sort the letters in {word}?",
+    ),
+    test=(
+        "Arrange the letters of the word {word} in order",
+        "Order the letters in {word} alphabetically",
+        "Write the letters of the word {word} alphabetically",
+        "Sort the letters in the word {word}",
+    ),
+)
+SORT_WORDS = Phrasings(
+    train=(
+        "Sort these words: {list}",
+        "Sort these words alphabetically: {list}",
+        "Sort the words {list}",
+        "Sort the words {list} in alphabetical order",
+        "Put these words in alphabetical order: {list}",
+        "Put the words {list} in order",
+        "Arrange these words alphabetically: {list}",
+        "Arrange the words {list} in alphabetical order",
+        "Order these words alphabetically: {list}",
+        "Alphabetize these words: {list}",
+        "Write these words in alphabetical order: {list}",
+        "Can you sort these words: {list}?",
+    ),
+    test=(
+        "Order these words in alphabetical order: {list}",
+        "Put the words {list} in alphabetical order",
+        "Alphabetize the words {list}",
+        "Arrange the words alphabetically: {list}",
+    ),
+)
+CAPITAL = Phrasings(
+    train=(
+        "What is the capital of {country}?",
+        "What's the capital of {country}?",
+        "What is the capital city of {country}?",
+        "Capital of {country}",
+        "Name the capital of {country}",
+        "Name the capital city of {country}",
+        "Tell me the capital of {country}",
+        "Which city is the capital of {country}?",
+        "Give the capital of {country}",
+        "{country} has which capital?",
+        "What city is the capital of {country}?",
+        "The capital of {country} is",
+    ),
+    test=(
+        "Which capital does {country} have?",
+        "What is the name of the capital of {country}?",
+        "Give me the capital city of {country}",
+        "{country}: what is its capital city?",
+    ),
+)
+PLURAL = Phrasings(
+    train=(
+        "What is the plural of {word}?",
+        "What's the plural of {word}?",
+        "What is the plural form of {word}?",
+        "What is the plural of the word {word}?",
+        "Plural of {word}",
+        "Give the plural of {word}",
+        "Give the plural form of {word}",
+        "Write the plural of {word}",
+        "Tell me the plural of {word}",
+        "Make {word} plural",
+        "Form the plural of {word}",
+        "One {word}, two what?",
+    ),
+    test=(
+        "What is the plural form of the word {word}?",
+        "Write the plural form of {word}",
+        "Make the word {word} plural",
+        "How do you write the plural of {word}?",
+    ),
+)
+OPPOSITE = Phrasings(
+    train=(
+        "What is the opposite of {word}?",
+        "What's the opposite of {word}?",
+        "What is the opposite of the word {word}?",
+        "Opposite of {word}",
+        "Give the opposite of {word}",
+        "Name the opposite of {word}",
+        "Tell me the opposite of {word}",
+        "Which word is the opposite of {word}?",
+        "Which word means the opposite of {word}?",
+        "Find the opposite of {word}",
+        "Say the opposite of {word}",
+        "The opposite of {word} is",
+    ),
+    test=(
+        "What word means the opposite of {word}?",
+        "Find the word that is the opposite of {word}",
+        "Give me the opposite of the word {word}",
+        "Name a word that is the opposite of {word}",
+    ),
+)
