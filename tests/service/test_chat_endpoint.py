@@ -23,6 +23,8 @@ from contracts.misbehaving_upstream import (
 )
 from live_gateway import Live
 
+from llmrouter.exceptions import StoreError
+
 Start = Callable[..., Live]
 
 COST_USD = (12 * 1.0 + 5 * 2.0) / 1e6
@@ -417,6 +419,19 @@ def test_wrong_feedback(change: dict[str, object], param: str | None, live: Star
     response = live().client.post("/v1/feedback", json={key: value for key, value in body.items() if value is not None})
     assert response.status_code == 400
     assert response.json()["error"]["param"] == param
+
+
+def test_feedback_is_not_acknowledged_when_it_cannot_be_stored(live: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> bool:
+        raise StoreError("the disk is full")
+
+    gateway = live()
+    monkeypatch.setattr(gateway.gateway.writer._store, "feedback", full)
+    response = gateway.client.post("/v1/feedback", json={"request_id": "req_1", "quality": 1})
+    assert response.status_code == 503
+    assert response.json()["error"]["code"] == "log_unavailable"
+    assert "the disk is full" in response.json()["error"]["message"]
+    assert gateway.chat().status_code == 200, "answers do not depend on the log"
 
 
 def test_an_unknown_outcome(live: Start) -> None:

@@ -28,12 +28,13 @@ def _one_thread():
     torch.set_num_threads(threads)
 
 
-# Floors on 150 held-out prompts (two for each task and level), about six points under what was measured.
+# Floors on 150 held-out prompts (two for each task and level), about eight points under what was measured:
+# mini 0.577, numbers 0.903, words 0.936, max 0.880.
 FLOORS = {
-    "pocket-mini": ("words", 0.40),
-    "pocket-numbers": ("numbers", 0.70),
-    "pocket-words": ("words", 0.70),
-    "pocket-max": ("words", 0.70),
+    "pocket-mini": ("words", 0.50),
+    "pocket-numbers": ("numbers", 0.82),
+    "pocket-words": ("words", 0.86),
+    "pocket-max": ("overall", 0.80),
 }
 NEWCOMERS = {
     "pocket-numbers": (
@@ -119,7 +120,8 @@ def test_held_out_accuracy_is_above_its_floor(name):
     examples = balanced(21, "test", each=2)
     answers = batched_runner(ASSETS / name)([example.prompt for example in examples])
     domain, floor = FLOORS[name]
-    assert accuracy_table(examples, answers)["domain"][domain] >= floor
+    table = accuracy_table(examples, answers)
+    assert (table["overall"] if domain == "overall" else table["domain"][domain]) >= floor
 
 
 def test_odd_and_long_prompts_do_not_fail():
