@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
@@ -26,13 +24,4 @@ async def route(request: Request) -> Response:
 
 def decision_response(decision: Decision) -> Response:
     """Return a decision as the answer."""
-    return json_response(
-        {
-            "model": decision.model,
-            "ranking": [dataclasses.asdict(entry) for entry in decision.ranking],
-            "propensity": decision.propensity,
-            "policy": decision.policy,
-            "artifact_id": decision.artifact_id,
-            "neighbours": [dataclasses.asdict(neighbour) for neighbour in decision.neighbours],
-        }
-    )
+    return json_response(decision.document())
