@@ -231,10 +231,8 @@ class Decision:
             "ranking": [asdict(entry) for entry in self.ranking],
             "propensity": self.propensity,
             "policy": self.policy,
-            "router": self.router,
             "artifact_id": self.artifact_id,
             "neighbours": [asdict(neighbour) for neighbour in self.neighbours],
-            "warnings": list(self.warnings),
         }
 
 
