@@ -22,7 +22,7 @@ from llmrouter.evaluation import EvaluationResult, evaluate, results_as_json, tu
 from llmrouter.exceptions import DataError
 from llmrouter.outcomes import OutcomeTable
 from llmrouter.registry import parse_spec
-from llmrouter.routers import fit_pair
+from llmrouter.routers import fit_pair, weighted_mean
 from llmrouter.types import FloatArray, estimate_tokens
 
 UNTUNED: Mapping[str, Any] = {"k": 100, "shrinkage": 5.0}
@@ -102,7 +102,10 @@ def train(
 def fit(table: OutcomeTable, X: FloatArray, *, name: str, parameters: Mapping[str, Any]) -> TrainedRouters:
     """Fit quality and cost routers on every row of `table`; X is its embeddings, shape (n, d)."""
     pair = fit_pair(table, X, name=name, parameters=parameters)
-    quality, cost, tokens = (_means(values) for values in (table.quality, table.cost_usd, table.output_tokens))
+    once = np.ones(len(table))
+    quality, cost, tokens = (
+        weighted_mean(values, once) for values in (table.quality, table.cost_usd, table.output_tokens)
+    )
     estimated = np.asarray([estimate_tokens(text or "") for text in table.texts], dtype=np.float64)
     ratios = _ratios(table.input_tokens, estimated)
     known = cost[np.isfinite(cost)]
@@ -143,14 +146,6 @@ def _evaluated(
     except DataError as error:
         say(f"not evaluated: {error}")
         return None
-
-
-def _means(values: FloatArray) -> FloatArray:
-    observed = np.isfinite(values)
-    count = observed.sum(axis=0)
-    total = np.where(observed, values, 0.0).sum(axis=0)
-    means: FloatArray = np.divide(total, count, out=np.full(values.shape[1], np.nan), where=count > 0)
-    return means
 
 
 def _ratios(input_tokens: FloatArray, estimated: FloatArray) -> FloatArray:

@@ -210,7 +210,7 @@ class SQLiteOutcomeStore:
             except sqlite3.OperationalError as error:
                 if _primary_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                     raise
-                time.sleep(0.02)
+                time.sleep(0.02)  # another worker is switching the same new file
         if mode != "wal":
             raise StoreError(f"{self.path}: SQLite cannot keep a write-ahead log here; use a local file system")
         connection.execute("PRAGMA synchronous = FULL")
