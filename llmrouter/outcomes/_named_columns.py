@@ -110,7 +110,7 @@ def read_csv(
         If the file cannot be read as UTF-8 CSV, or lacks the columns for prompt and model.
     """
     try:
-        with _long_fields(), path.open(encoding="utf-8-sig", newline="") as file:
+        with long_fields(), path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.reader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
             header = [name.strip() for name in next(rows, [])]
             repeated = {name for name in header if header.count(name) > 1}
@@ -132,7 +132,7 @@ def read_csv(
 
 
 @contextmanager
-def _long_fields() -> Iterator[None]:
+def long_fields() -> Iterator[None]:
     """Lift the csv module's limit on a field: it is process-wide, and smaller than a long prompt."""
     before = csv.field_size_limit(_FIELD_LIMIT)
     try:

@@ -151,7 +151,8 @@ class OutcomeTable:
         rows = np.asarray([split == name for split in self.splits], dtype=bool)
         if not rows.any():
             raise DataError(
-                f"{self.name or 'the table'} has no rows in split {name!r}; it has {sorted(set(self.splits))}"
+                f"{self.name or 'the table'} has no rows in split {name!r}; it has {sorted(set(self.splits))}; "
+                "import data that hold both, or assign prompts to it"
             )
         return self.select(rows)
 

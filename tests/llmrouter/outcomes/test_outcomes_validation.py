@@ -286,3 +286,19 @@ def test_without_pyarrow_the_error_names_the_extra(tmp_path: Path, monkeypatch: 
         load_table(tmp_path)
     with pytest.raises(MissingExtraError):
         _parquet.read_parquet(tmp_path / "prompts.parquet", (), source="x")
+
+
+@pytest.mark.parametrize(("given", "missing"), [("train", "test"), ("test", "train")])
+def test_an_empty_split_is_an_error_where_it_is_asked_for(tmp_path: Path, kind: str, given: str, missing: str) -> None:
+    table = load_table(write(tmp_path, kind, [{**row, "split": given} for row in PROMPTS], OUTCOMES))
+    assert len(table.split(given)) == 2
+    with pytest.raises(DataError, match=rf"tiny has no rows in split '{missing}'; it has \['{given}'\]; import data"):
+        table.split(missing)
+
+
+def test_an_unknown_model_is_an_error(tmp_path: Path, kind: str) -> None:
+    table = load_table(write(tmp_path, kind, PROMPTS, OUTCOMES))
+    with pytest.raises(DataError, match=r"unknown model\(s\) typo; the table has m, n"):
+        table.select_models(["m", "typo"])
+    with pytest.raises(RowError, match="model 'n' is not in models.json .m.; add it there or mend the name"):
+        load_table(write(tmp_path, kind, PROMPTS, OUTCOMES, {"models": [{"name": "m"}]}))
