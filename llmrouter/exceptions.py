@@ -4,6 +4,7 @@
 
     LLMRouterError
     ├── ConfigError              a configuration key or value is wrong (path, value, allowed values)
+    │   └── QualityFloorError    the data cannot support a quality floor; `.more_outcomes` says how many might
     ├── MissingExtraError        an optional package is needed; the message holds the pip line
     ├── DataError                a file or table of outcomes is wrong
     │   └── RowError             one or more rows are wrong; `.problems` lists them
@@ -56,6 +57,23 @@ class ConfigError(LLMRouterError):
         self.path = path
 
 
+class QualityFloorError(ConfigError):
+    """The calibration data cannot support the quality floor that is asked for.
+
+    Parameters
+    ----------
+    message : str
+        What falls short, with the remedy.
+    more_outcomes : int, optional
+        About how many more fully observed prompts would support it, if they were like the ones at hand; None where
+        no number would.
+    """
+
+    def __init__(self, message: str, *, more_outcomes: int | None = None) -> None:
+        super().__init__(message)
+        self.more_outcomes = more_outcomes
+
+
 class MissingExtraError(LLMRouterError):
     """An optional dependency is needed and absent.
 
@@ -75,8 +93,8 @@ class MissingExtraError(LLMRouterError):
         self.extra = extra
 
 
-class DataError(LLMRouterError):
-    """A file or table of outcomes is wrong."""
+class DataError(LLMRouterError, ValueError):
+    """A file, a table of outcomes or an array is wrong."""
 
 
 class RowError(DataError):

@@ -51,6 +51,18 @@ class Price:
 
 
 @dataclass(frozen=True, slots=True)
+class Speed:
+    """How fast a model answers: seconds to its first token, then tokens per second (both > 0, checked where read)."""
+
+    time_to_first_token_s: float
+    tokens_per_s: float
+
+    def total_s(self, output_tokens: float) -> float:
+        """Return the expected seconds of an answer of that many tokens."""
+        return self.time_to_first_token_s + output_tokens / self.tokens_per_s
+
+
+@dataclass(frozen=True, slots=True)
 class ModelCard:
     """What is known of a model of the pool before it is asked anything.
 
@@ -66,6 +78,10 @@ class ModelCard:
         What it offers beyond plain text chat.
     prior_quality : float or None
         Expected quality in [0, 1] used while nothing was observed; None lets the engine take the pool's mean.
+    speed : Speed or None
+        How fast it answers, until outcomes say better; None where unknown.
+    energy_j_per_token : float or None
+        Joules per completion token; None where unknown.
     """
 
     name: str
@@ -73,6 +89,8 @@ class ModelCard:
     context_window: int | None = None
     capabilities: frozenset[Capability] = frozenset()
     prior_quality: float | None = None
+    speed: Speed | None = None
+    energy_j_per_token: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +131,9 @@ class RoutingRequest:
     preference : Preference
         The request's own wishes.
     request_id, conversation_id, key_id : str or None
-        Who and what asks; recorded, not used for choosing.
+        Who and what asks; recorded. Of these only a conversation is used for choosing, by the sticky policy.
+    dry_run : bool
+        Nothing will be called: policies decide, and count nothing (budget, quota, conversation).
     """
 
     text: str
@@ -125,6 +145,7 @@ class RoutingRequest:
     request_id: str | None = None
     conversation_id: str | None = None
     key_id: str | None = None
+    dry_run: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +178,8 @@ class Estimates:
         Expected cost of the whole call in US dollars.
     output_tokens : array of shape (m,)
         Expected completion tokens; NaN where the training data had costs only.
+    embedding : array of shape (d,) or None
+        The vector that the router read.
     """
 
     models: tuple[str, ...]
@@ -164,6 +187,7 @@ class Estimates:
     quality_std: FloatArray
     cost_usd: FloatArray
     output_tokens: FloatArray
+    embedding: FloatArray | None = None
 
 
 @dataclass(frozen=True, slots=True)

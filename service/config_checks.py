@@ -24,7 +24,9 @@ ROUTER_ALIAS = re.compile(r"^router-(?P<router>.+?)-(?P<cost_weight>[0-9]+(?:\.[
 
 _POCKET_CARDS = FilePath(__file__).parent.parent / "llmrouter" / "assets" / "pocket" / "pool.json"
 _CARD_KEYS = ("price", "context_window", "capabilities")
-_FROM_ARTIFACT = "reference_cost_usd"
+_NOT_CONFIGURED = frozenset({"reference_cost_usd", "clock"})  # set by the artifact, and by tests
+_NESTED_POLICY = "base"
+_DEEPEST_POLICY = 8
 _PRICE_REQUIRED = (
     "is required: the price of this model is not known here; write {input: ..., output: ...} in USD per million tokens"
 )
@@ -78,10 +80,13 @@ def check_pool(tree: Any) -> dict[Path, str]:
     return problems
 
 
-def check_policy(section: dict[str, Any], written: Any) -> tuple[dict[str, Any], dict[Path, str]]:
+def check_policy(
+    section: dict[str, Any], written: Any, *, path: Path = ("policy",)
+) -> tuple[dict[str, Any], dict[Path, str]]:
     """Return the policy section with its values converted, and what is wrong with it.
 
-    The keys that a policy takes, and their types, are those of its constructor.
+    The keys that a policy takes, and their types, are those of its constructor; where it wraps another policy, `base`
+    is checked in the same way.
 
     Parameters
     ----------
@@ -89,30 +94,45 @@ def check_policy(section: dict[str, Any], written: Any) -> tuple[dict[str, Any],
         ``kind`` and parameters.
     written : Any
         The whole tree as the user wrote it.
+    path : tuple
+        Where in the tree the section is.
     """
     kind = section.get("kind", "utility")
     kinds = registry.available("policy")
     if kind not in kinds:
-        return section, {("policy", "kind"): f"must be one of {', '.join(kinds)}; got {kind!r}{nearest(kind, kinds)}"}
+        return section, {(*path, "kind"): f"must be one of {', '.join(kinds)}; got {kind!r}{nearest(kind, kinds)}"}
+    base, problems = _check_base(kind, section, written, path)
     model = _policy_model(kind)
     try:
         checked = model.model_validate(section)
     except ValidationError as error:
-        return section, of_validation(error, model, written, prefix=("policy",))
-    parameters = {name: getattr(checked, name) for name in checked.model_fields_set - {"kind"}}
-    try:
-        registry.create("policy", kind, **parameters)
-    except ConfigError as error:
-        return section, {("policy",): str(error)}
-    return {"kind": kind, **parameters}, {}
+        return section, of_validation(error, model, written, prefix=path) | problems
+    parameters = {name: getattr(checked, name) for name in checked.model_fields_set - {"kind"}} | base
+    if not problems:
+        try:
+            registry.create("policy", kind, **parameters)
+        except ConfigError as error:
+            problems[path] = str(error)
+    return {"kind": kind, **parameters}, problems
 
 
+def _check_base(kind: str, section: dict[str, Any], written: Any, path: Path) -> tuple[dict[str, Any], dict[Path, str]]:
+    base = section.get(_NESTED_POLICY)
+    if not isinstance(base, dict) or _NESTED_POLICY not in _policy_model(kind).model_fields:
+        return {}, {}
+    if len(path) >= _DEEPEST_POLICY:
+        return {}, {(*path, _NESTED_POLICY): f"policies nest at most {_DEEPEST_POLICY} deep"}
+    checked, problems = check_policy(base, written, path=(*path, _NESTED_POLICY))
+    return {_NESTED_POLICY: checked}, problems
+
+
+@lru_cache
 def _policy_model(kind: str) -> type[BaseModel]:
     implementation = registry.resolve("policy", kind)
-    types = get_type_hints(implementation.__init__)
+    types = get_type_hints(implementation.__init__) | {_NESTED_POLICY: dict[str, Any]}
     fields: dict[str, Any] = {"kind": (str, kind)}
     for name, parameter in inspect.signature(implementation).parameters.items():
-        if name != _FROM_ARTIFACT:
+        if name not in _NOT_CONFIGURED:
             default = ... if parameter.default is parameter.empty else parameter.default
             fields[name] = (types.get(name, Any), default)
     model: type[BaseModel] = create_model("Policy", __config__=ConfigDict(extra="forbid"), **fields)

@@ -1,7 +1,46 @@
 """Policies: estimates in, a ranking out."""
 
-from llmrouter.policy._base import Policy
+from llmrouter.policy._bandit import ThompsonPolicy, UCBPolicy
+from llmrouter.policy._base import BasePolicy, Policy
+from llmrouter.policy._budget import BudgetPolicy
+from llmrouter.policy._calibration_files import load_calibration, save_calibration
+from llmrouter.policy._category_map import CategoryMap, CategoryMapPolicy
+from llmrouter.policy._config import policy_from_config
 from llmrouter.policy._eligibility import candidates_for
+from llmrouter.policy._facts import Calibration, TrainingFacts
+from llmrouter.policy._latency import LatencyPolicy
+from llmrouter.policy._learn_then_test import FloorCalibrator, FloorCertificate
+from llmrouter.policy._quality_floor import QualityFloorPolicy
+from llmrouter.policy._quota import QuotaPolicy
+from llmrouter.policy._ranking import Appraisal, View
+from llmrouter.policy._sticky import StickyPolicy
+from llmrouter.policy._subset import SubsetPolicy
+from llmrouter.policy._subset_search import SubsetChoice
 from llmrouter.policy._utility import UtilityPolicy
 
-__all__ = ["Policy", "UtilityPolicy", "candidates_for"]
+__all__ = [
+    "Appraisal",
+    "BasePolicy",
+    "BudgetPolicy",
+    "Calibration",
+    "CategoryMap",
+    "CategoryMapPolicy",
+    "FloorCalibrator",
+    "FloorCertificate",
+    "LatencyPolicy",
+    "Policy",
+    "QualityFloorPolicy",
+    "QuotaPolicy",
+    "StickyPolicy",
+    "SubsetChoice",
+    "SubsetPolicy",
+    "ThompsonPolicy",
+    "TrainingFacts",
+    "UCBPolicy",
+    "UtilityPolicy",
+    "View",
+    "candidates_for",
+    "load_calibration",
+    "policy_from_config",
+    "save_calibration",
+]
