@@ -7,7 +7,8 @@
       quality.safetensors   learned arrays of the quality router
       cost.safetensors      learned arrays of the cost router
       encoder/config.json   which encoder, with which settings
-      index/                the vector index, where a router has one
+      index/                the training embeddings, for routers that search them and to show a decision's neighbours
+      calibration/          held-out estimates beside what happened, for policies that promise something
       evaluation.json       how it scored when it was made, where it was evaluated
 
 Nothing is unpickled. A folder is written beside its place and renamed into it, and never changed afterwards;
@@ -35,12 +36,13 @@ from llmrouter.encoders import Encoder, load_encoder
 from llmrouter.engine import RoutingEngine, TrainedRouters, check_trained
 from llmrouter.exceptions import ArtifactCorruptError, ArtifactError, FingerprintError, LLMRouterError
 from llmrouter.index import VectorIndex, load_index
-from llmrouter.policy import Policy, UtilityPolicy
+from llmrouter.policy import Policy, UtilityPolicy, load_calibration, save_calibration
 from llmrouter.registry import resolve
-from llmrouter.routers import KNNRouter, Router
+from llmrouter.routers import NeighbourRouter, Router
 from llmrouter.types import ModelCard
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
+_READABLE = (1, 2)
 CURRENT = "current"
 _MANIFEST = "manifest.json"
 _EVALUATION = "evaluation.json"
@@ -136,8 +138,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         layout, files = manifest["layout"], manifest["files"]
     except (ValueError, KeyError, TypeError) as error:
         raise ArtifactCorruptError(f"{path} is damaged ({error}); restore the folder or train again") from error
-    if layout != LAYOUT_VERSION:
-        raise ArtifactError(f"{folder} has layout {layout}; this version reads {LAYOUT_VERSION}; upgrade llmrouter")
+    if layout not in _READABLE:
+        raise ArtifactError(f"{folder} has layout {layout}; this version reads {_READABLE}; upgrade llmrouter")
     for name, recorded in files.items():
         file = folder / name
         if not file.is_file():
@@ -159,8 +161,8 @@ def load(
     cards : sequence of ModelCard
         The pool; it may differ from the models the artifact knows.
     policy : Policy, optional
-        By default the utility policy with the artifact's reference cost. A utility policy that is given keeps its
-        weight and gets the artifact's reference cost.
+        By default the utility policy. It is bound to what the artifact knows of the training: reference cost, best
+        single model, guard, held-out estimates.
     encoder : Encoder, optional
         By default the one named in the artifact is loaded.
 
@@ -183,10 +185,7 @@ def load(
             f"but the configured encoder has fingerprint {encoder.fingerprint}; set router.encoder to {spec.name!r} "
             "or train again with the encoder you want"
         )
-    if policy is None:
-        policy = UtilityPolicy(reference_cost_usd=trained.reference_cost_usd)
-    elif isinstance(policy, UtilityPolicy):
-        policy = UtilityPolicy(policy.cost_weight, reference_cost_usd=trained.reference_cost_usd)
+    policy = UtilityPolicy() if policy is None else policy
     return RoutingEngine(cards, encoder, trained=trained, policy=policy, artifact_id=manifest["id"])
 
 
@@ -203,10 +202,13 @@ def _write_parts(work: Path, trained: TrainedRouters, encoder: EncoderSpec) -> d
         contiguous = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
         save_file(contiguous, work / f"{label}.safetensors")
         routers[label] = {"name": name, "values": values, "indexed": own is not None}
+    index = trained.index if index is None else index
     if index is not None:
         (work / "index").mkdir()
         index.save(work / "index")
         (work / "index" / "prompt_ids.json").write_text(json.dumps(trained.prompt_ids) + "\n")
+    if trained.calibration is not None:
+        save_calibration(trained.calibration, work / "calibration")
     (work / "encoder").mkdir()
     config = {"name": encoder.name, "settings": dict(encoder.settings), "fingerprint": encoder.fingerprint}
     (work / "encoder" / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
@@ -222,6 +224,8 @@ def _write_parts(work: Path, trained: TrainedRouters, encoder: EncoderSpec) -> d
         "token_ratio": dict(trained.token_ratio),
         "mean_quality": dict(trained.mean_quality),
         "mean_output_tokens": dict(trained.mean_output_tokens),
+        "mean_cost_usd": dict(trained.mean_cost_usd),
+        "guard": trained.guard,
     }
 
 
@@ -251,6 +255,10 @@ def _read_parts(folder: Path, manifest: Mapping[str, Any]) -> TrainedRouters:
         mean_quality=manifest["mean_quality"],
         mean_output_tokens=manifest["mean_output_tokens"],
         prompt_ids=prompt_ids,
+        mean_cost_usd=manifest.get("mean_cost_usd", {}),  # layout 1 had none of these
+        guard=manifest.get("guard"),
+        calibration=load_calibration(folder / "calibration") if (folder / "calibration").is_dir() else None,
+        index=index,
     )
     check_trained(trained)
     return trained
@@ -264,7 +272,7 @@ def _read_router(folder: Path, entry: Mapping[str, Any], label: str, index: Vect
 
 
 def _index_of(router: Router) -> VectorIndex | None:
-    return router.index_ if isinstance(router, KNNRouter) else None
+    return router.index_ if isinstance(router, NeighbourRouter) else None
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:

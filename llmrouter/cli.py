@@ -19,8 +19,13 @@ from llmrouter.exceptions import ConfigError, LLMRouterError
 
 if TYPE_CHECKING:
     from llmrouter.engine import RoutingEngine
-    from llmrouter.types import Decision, Price
+    from llmrouter.outcomes import ImportedLog, OutcomeTable
+    from llmrouter.types import Decision, FloatArray, Price
 
+_LOG_FORMATS = ("openai", "litellm", "csv", "jsonl")
+# As llmrouter.outcomes.BENCHMARK_FORMATS, which would have to be imported for --help.
+_BENCHMARK_FORMATS = ("routerbench", "routerdc", "embedllm", "sprout", "llmrouterbench")
+_ENCODERS = "form (static with the prompt's form), static, minilm, a hub id or a path"
 _EXIT_ERROR = 1
 _EXIT_INTERRUPTED = 130
 
@@ -186,8 +191,10 @@ def _add_train(commands: Any) -> None:
     parser.add_argument(
         "--data", required=True, metavar="DIR", help="folder of outcomes, or 'pocket' for the shipped one"
     )
-    parser.add_argument("--router", default="knn", metavar="SPEC", help="e.g. knn (tuned on train) or knn:k=40")
-    parser.add_argument("--encoder", default="static", metavar="NAME", help="static, minilm, a hub id or a path")
+    parser.add_argument(
+        "--router", default="stack", metavar="SPEC", help="e.g. stack, knn (tuned on train) or knn:k=40"
+    )
+    parser.add_argument("--encoder", default="form", metavar="NAME", help=_ENCODERS)
     parser.add_argument("--out", type=Path, default=Path("artifacts"), metavar="DIR")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-promote", action="store_true", help="leave the link `current` where it is")
@@ -220,13 +227,29 @@ def _add_eval(commands: Any) -> None:
     parser.add_argument(
         "--data", required=True, metavar="DIR", help="folder of outcomes, or 'pocket' for the shipped one"
     )
-    parser.add_argument("--routers", default="knn", metavar="A,B", help="e.g. knn or 'knn;knn:k=40,shrinkage=5'")
-    parser.add_argument("--encoder", default="static", metavar="NAME", help="static, minilm, a hub id or a path")
+    parser.add_argument(
+        "--routers", default="stack,knn", metavar="A,B", help="e.g. 'knn;knn:k=40,shrinkage=5'; all: every learned one"
+    )
+    parser.add_argument("--policies", default="", metavar="A;B", help="replayed over a router's estimates")
+    parser.add_argument("--flows", default="", metavar="A;B", help="replayed over a router's estimates, e.g. cascade")
+    parser.add_argument("--below", metavar="ROUTER", help="the router they stand on (default: the first)")
+    parser.add_argument("--encoder", default="form", metavar="NAME", help=_ENCODERS)
     parser.add_argument("--cost", default="usd", choices=["usd", "list_price", "calls"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resamples", type=int, default=1000, help="of the paired bootstrap; 0 for no intervals")
     parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR")
     parser.add_argument("--look-log", type=Path, metavar="FILE", help="append this look at the test split to FILE")
+    parser.add_argument(
+        "--protocol",
+        choices=["splits", "new-models", "ood", "learning-curve", "missing"],
+        help="repeat the evaluation: random splits, models hidden and added, tasks held out, fewer train prompts, "
+        "outcomes missing; writes protocol-NAME.json in place of the report",
+    )
+    parser.add_argument("--draws", type=int, default=5, metavar="N", help="of the protocol, for each condition")
+    parser.add_argument("--hidden", default="", metavar="A,B", help="new-models: models to hide in training")
+    parser.add_argument(
+        "--choose", default="random", choices=["random", "informative"], help="new-models: which prompts are scored"
+    )
 
 
 def _eval(options: argparse.Namespace) -> int:
@@ -235,17 +258,22 @@ def _eval(options: argparse.Namespace) -> int:
     from llmrouter.outcomes import load_table
 
     table = load_table(_data_folder(options.data))
-    routers = split_specs(options.routers)
+    routers = _learned_routers() if options.routers == "all" else split_specs(options.routers)
     encoder = load_encoder(options.encoder)
     if any(text is not None for text in table.texts):
         embeddings = encode_cached(encoder, table.router_texts())
     else:
         print("the table has no prompt texts: baselines and bounds only")
         embeddings, routers = None, []
+    if options.protocol is not None:
+        return _run_protocol(options, table, embeddings, routers)
     result = evaluate(
         table,
         embeddings,
         routers=routers,
+        policies=split_specs(options.policies),
+        flows=split_specs(options.flows),
+        below=options.below,
         cost=options.cost,
         seed=options.seed,
         resamples=options.resamples,
@@ -255,6 +283,37 @@ def _eval(options: argparse.Namespace) -> int:
     print(format_result(result))
     for path in write_report(result, options.out):
         print(f"wrote {path}")
+    return 0
+
+
+def _learned_routers() -> list[str]:
+    from llmrouter.registry import available, resolve
+    from llmrouter.routers import BaselineRouter
+
+    return [name for name in available("router") if not issubclass(resolve("router", name), BaselineRouter)]
+
+
+def _run_protocol(
+    options: argparse.Namespace, table: OutcomeTable, embeddings: FloatArray | None, routers: list[str]
+) -> int:
+    from llmrouter.evaluation import format_protocol, run_protocol, write_protocol
+
+    if embeddings is None:
+        raise ConfigError("needs a table with prompt texts, which routers read", path="--protocol")
+    result = run_protocol(
+        options.protocol,
+        table,
+        X=embeddings,
+        routers=routers,
+        cost=options.cost,
+        seed=options.seed,
+        draws=options.draws,
+        hidden=[name for name in (part.strip() for part in options.hidden.split(",")) if name],
+        choose=options.choose,
+        look_log=options.look_log,
+    )
+    print(format_protocol(result))
+    print(f"wrote {write_protocol(result, options.out)}")
     return 0
 
 
@@ -276,10 +335,17 @@ def split_specs(text: str) -> list[str]:
 
 
 def _add_import(commands: Any) -> None:
-    parser = _command(commands, "import", _import, "turn your own logs into a table of outcomes")
-    parser.add_argument("path", type=Path)
+    parser = _command(
+        commands, "import", _import, "turn your own logs, or another project's benchmark, into a table of outcomes"
+    )
+    parser.add_argument("path", help="file or folder; for a benchmark also hub:ORG/NAME[/FILE][@REVISION]")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--format", default="auto", choices=["auto", "openai", "litellm", "csv", "jsonl"])
+    parser.add_argument(
+        "--format",
+        default="auto",
+        choices=["auto", *_LOG_FORMATS, *_BENCHMARK_FORMATS],
+        help="auto: a benchmark where the files are certainly one, else a log",
+    )
     parser.add_argument(
         "--columns",
         default="",
@@ -289,16 +355,57 @@ def _add_import(commands: Any) -> None:
     parser.add_argument(
         "--prices", type=Path, metavar="FILE", help='JSON {"model": {"input": 0.15, "output": 0.6}}, $/M'
     )
-    parser.add_argument("--strict", action="store_true", help="refuse the file if any row is bad")
-    parser.add_argument("--default-model", metavar="NAME", help="model of rows that name none")
+    parser.add_argument("--strict", action="store_true", help="logs: refuse the file if any row is bad")
+    parser.add_argument("--skip-bad", action="store_true", help="benchmarks: leave bad cells out, do not refuse them")
+    parser.add_argument("--default-model", metavar="NAME", help="logs: model of rows that name none")
+    parser.add_argument(
+        "--likelihoods",
+        default="binary",
+        choices=["binary", "source"],
+        help="routerdc: probabilities of the right option as 1 where above 0, or as they are",
+    )
+    parser.add_argument(
+        "--keep-shared-prefix", action="store_true", help="routerbench: keep the worked examples before every prompt"
+    )
     parser.add_argument("--test-share", type=float, default=0.3, help="share of the prompts assigned to the test split")
     parser.add_argument("--as", dest="written", default="parquet", choices=["parquet", "jsonl"])
 
 
 def _import(options: argparse.Namespace) -> int:
-    from llmrouter.outcomes import import_logs, save_table
+    from llmrouter.outcomes import save_table
 
-    table, report = import_logs(
+    kind = _benchmark_format(options)
+    table, report = _import_log(options) if kind is None else _import_benchmark(options, kind)
+    print(report)
+    save_table(table, options.out, format=options.written, provenance={"imported_as": report.format})
+    print(f"wrote {options.out}: {len(table)} prompts, {len(table.models)} models")
+    return 0
+
+
+def _benchmark_format(options: argparse.Namespace) -> str | None:
+    """Return the benchmark format to read, None for a log; refuse options that the other kind alone has."""
+    from llmrouter.outcomes import detect_benchmark
+
+    names_log_options = bool(options.columns or options.default_model)
+    is_hub = options.path.startswith("hub:")
+    if options.format in _BENCHMARK_FORMATS:
+        if names_log_options:
+            raise ConfigError("these are options for logs; leave them out", path="--columns, --default-model")
+        return str(options.format)
+    if is_hub and options.format in _LOG_FORMATS:
+        raise ConfigError(
+            f"{options.format} is a format of logs; give one of {', '.join(_BENCHMARK_FORMATS)}", path="--format"
+        )
+    kind = detect_benchmark(options.path) if options.format == "auto" and not names_log_options else None
+    if kind is None and is_hub:
+        raise ConfigError(f"{options.path} is not known; give one of {', '.join(_BENCHMARK_FORMATS)}", path="--format")
+    return kind
+
+
+def _import_log(options: argparse.Namespace) -> ImportedLog:
+    from llmrouter.outcomes import import_logs
+
+    return import_logs(
         options.path,
         format=options.format,
         columns=_columns(options.columns),
@@ -307,10 +414,20 @@ def _import(options: argparse.Namespace) -> int:
         default_model=options.default_model,
         test_share=options.test_share,
     )
-    print(report)
-    save_table(table, options.out, format=options.written)
-    print(f"wrote {options.out}: {len(table)} prompts, {len(table.models)} models")
-    return 0
+
+
+def _import_benchmark(options: argparse.Namespace, kind: Any) -> ImportedLog:
+    from llmrouter.outcomes import import_benchmark
+
+    return import_benchmark(
+        options.path,
+        format=kind,
+        prices=_prices(options.prices),
+        strict=not options.skip_bad,
+        test_share=options.test_share,
+        likelihood_scores=options.likelihoods,
+        strip_shared_prefix=not options.keep_shared_prefix,
+    )
 
 
 def _columns(text: str) -> dict[str, str] | None:

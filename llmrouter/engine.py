@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from llmrouter.encoders import Encoder
 from llmrouter.exceptions import ConfigError, DataError
-from llmrouter.index import Neighbors
-from llmrouter.policy import Policy, candidates_for
-from llmrouter.routers import KNNRouter, Router
-from llmrouter.types import Decision, Estimates, FloatArray, ModelCard, Neighbour, RoutingRequest
+from llmrouter.index import Neighbors, VectorIndex
+from llmrouter.policy import Calibration, Policy, TrainingFacts, candidates_for
+from llmrouter.routers import BaseRouter, NeighbourRouter, Router
+from llmrouter.types import (
+    TOKENS_PER_PRICE_UNIT,
+    Decision,
+    Estimates,
+    FloatArray,
+    IntArray,
+    ModelCard,
+    Neighbour,
+    RoutingRequest,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +59,14 @@ class TrainedRouters:
         Training prompts, in the order of the index ids.
     best_single : str
         The model with the highest mean quality on the training prompts.
+    mean_cost_usd : mapping of str to float
+        Training means by model.
+    guard : float or None
+        Of the utility policy, chosen with the routers by cross-validation.
+    calibration : Calibration or None
+        Held-out estimates of training prompts, for policies that promise something.
+    index : VectorIndex or None
+        Training embeddings, to show a decision's neighbours where the quality router has no index of its own.
     """
 
     models: tuple[str, ...]
@@ -64,10 +81,28 @@ class TrainedRouters:
     mean_quality: Mapping[str, float] = field(default_factory=dict)
     mean_output_tokens: Mapping[str, float] = field(default_factory=dict)
     prompt_ids: tuple[str, ...] = ()
+    mean_cost_usd: Mapping[str, float] = field(default_factory=dict)
+    guard: float | None = None
+    calibration: Calibration | None = None
+    index: VectorIndex | None = None
 
     def __post_init__(self) -> None:
         if self.cost_unit not in ("output_tokens", "usd"):
             raise ConfigError(f"cost_unit must be 'output_tokens' or 'usd'; got {self.cost_unit!r}")
+
+    def facts(self, cards: Sequence[ModelCard] = ()) -> TrainingFacts:
+        """Return what a policy may know of the training, for a pool."""
+        return TrainingFacts(
+            models=self.models,
+            reference_cost_usd=self.reference_cost_usd,
+            best_single=self.best_single,
+            mean_quality=self.mean_quality,
+            mean_cost_usd=self.mean_cost_usd,
+            calibration=self.calibration,
+            cards=tuple(cards),
+            mean_output_tokens=self.mean_output_tokens,
+            guard=self.guard,
+        )
 
 
 class RoutingEngine:
@@ -83,7 +118,7 @@ class RoutingEngine:
     trained : TrainedRouters
         Fitted routers.
     policy : Policy
-        Chooses.
+        Chooses; bound to what training knows (`Policy.bind`).
     artifact_id : str
         Reported with every decision.
     """
@@ -105,9 +140,9 @@ class RoutingEngine:
         self.cards = tuple(cards)
         self.encoder = encoder
         self.trained = trained
-        self.policy = policy
+        self.policy = policy.bind(trained.facts(self.cards))
         self.artifact_id = artifact_id
-        self._columns = [trained.models.index(name) if name in trained.models else None for name in names]
+        self._pool = _Pool.of(self.cards, trained)
         self.warnings = self._pool_warnings()
         for warning in self.warnings:
             logger.warning(warning)
@@ -148,7 +183,7 @@ class RoutingEngine:
             decision,
             router=self.router_name,
             artifact_id=self.artifact_id,
-            warnings=self.warnings,
+            warnings=decision.warnings + self.warnings,
             neighbours=self._named(found, neighbours),
         )
 
@@ -160,67 +195,26 @@ class RoutingEngine:
         self, X: FloatArray, prompt_tokens: Sequence[int], *, least: int = 0
     ) -> tuple[list[Estimates], Neighbors | None]:
         quality, std, cost, found = self._predict(X, least)
-        columns = self._columns
-        known = np.asarray([j for j in columns if j is not None], dtype=np.int64)
-        estimates = []
-        for row, estimated_tokens in enumerate(prompt_tokens):
-            fallback = float(np.nanmean(quality[row, known])) if known.size else math.nan
-            lines = [
-                self._line(card, j, quality[row], std[row], cost[row], estimated_tokens, fallback)
-                for card, j in zip(self.cards, columns, strict=True)
-            ]
-            table = np.asarray(lines, dtype=np.float64)
-            estimates.append(
-                Estimates(
-                    models=tuple(card.name for card in self.cards),
-                    quality=table[:, 0],
-                    quality_std=table[:, 1],
-                    cost_usd=table[:, 2],
-                    output_tokens=table[:, 3],
-                )
-            )
-        return estimates, found
+        arrays = self._pool.complete(quality, std, cost, prompt_tokens)
+        models = self._pool.names
+        rows = zip(X, *arrays, strict=True)
+        return [Estimates(models, q, error, usd, tokens, vector) for vector, q, error, usd, tokens in rows], found
 
     def _predict(self, X: FloatArray, least: int) -> tuple[FloatArray, FloatArray, FloatArray, Neighbors | None]:
         quality, cost = self.trained.quality, self.trained.cost
-        if isinstance(quality, KNNRouter):
-            shared = isinstance(cost, KNNRouter) and cost.index_ is quality.index_
-            k = max(quality.k, least, cost.k if shared and isinstance(cost, KNNRouter) else 0)
+        if isinstance(quality, NeighbourRouter):
+            shared = isinstance(cost, NeighbourRouter) and cost.index_ is quality.index_
+            k = max(quality.k, least, cost.k if shared and isinstance(cost, NeighbourRouter) else 0)
             found = quality.index_.search(X, k)
-            mean, std = quality.predict_from(found)
-            expected = cost.predict_from(found)[0] if shared and isinstance(cost, KNNRouter) else cost.predict(X)
-            return mean, std, expected, found
-        return quality.predict(X), quality.predict_std(X), cost.predict(X), None
-
-    def _line(
-        self,
-        card: ModelCard,
-        column: int | None,
-        quality: FloatArray,
-        std: FloatArray,
-        cost: FloatArray,
-        estimated_tokens: int,
-        fallback: float,
-    ) -> tuple[float, float, float, float]:
-        input_tokens = estimated_tokens * self.trained.token_ratio.get(card.name, 1.0)
-        expected_quality = math.nan if column is None else float(quality[column])
-        if column is None or math.isnan(expected_quality):
-            prior = card.prior_quality if card.prior_quality is not None else fallback
-            expected_quality = 0.5 if math.isnan(prior) else prior
-            error, expected_cost = PRIOR_STD, math.nan
-        else:
-            error, expected_cost = float(std[column]), float(cost[column])
-        if self.trained.cost_unit == "usd" and not math.isnan(expected_cost):
-            return expected_quality, error, max(expected_cost, 0.0), math.nan
-        tokens = expected_cost if self.trained.cost_unit == "output_tokens" else math.nan
-        if math.isnan(tokens):
-            tokens = self._prior_output_tokens()
-        tokens = max(tokens, 0.0)
-        return expected_quality, error, card.price.cost_usd(input_tokens, tokens), tokens
-
-    def _prior_output_tokens(self) -> float:
-        known = list(self.trained.mean_output_tokens.values())
-        return sum(known) / len(known) if known else PRIOR_OUTPUT_TOKENS
+            mean, std = quality.estimate_found(X, found)
+            if shared and isinstance(cost, NeighbourRouter):
+                return mean, std, cost.estimate_found(X, found)[0], found
+            return mean, std, cost.predict(X), found
+        mean, std = (
+            quality.estimate(X) if isinstance(quality, BaseRouter) else (quality.predict(X), quality.predict_std(X))
+        )
+        shown = self.trained.index.search(X, least) if least > 0 and self.trained.index is not None else None
+        return mean, std, cost.predict(X), shown
 
     def _named(self, found: Neighbors | None, count: int) -> tuple[Neighbour, ...]:
         if found is None or count <= 0 or not self.trained.prompt_ids:
@@ -229,12 +223,78 @@ class RoutingEngine:
         return tuple(Neighbour(self.trained.prompt_ids[i], similarity) for i, similarity in pairs)
 
     def _pool_warnings(self) -> tuple[str, ...]:
-        unknown = [card.name for card, j in zip(self.cards, self._columns, strict=True) if j is None]
+        unknown = [card.name for card in self.cards if card.name not in self.trained.models]
         return tuple(
             f"the artifact {self.artifact_id or '(none)'} does not know the pool model {name!r}: "
             "it gets a prior with a wide error until outcomes are logged and a router is trained"
             for name in unknown
         )
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """The cards as arrays, c of them, so that a decision completes its estimates without a loop."""
+
+    names: tuple[str, ...]
+    columns: IntArray
+    known: npt.NDArray[np.bool_]
+    ratio: FloatArray
+    input_price: FloatArray
+    output_price: FloatArray
+    prior_quality: FloatArray
+    prior_tokens: float
+    in_dollars: bool
+
+    @classmethod
+    def of(cls, cards: Sequence[ModelCard], trained: TrainedRouters) -> _Pool:
+        names = tuple(card.name for card in cards)
+        known = np.array([name in trained.models for name in names])
+        columns = [trained.models.index(name) if name in trained.models else 0 for name in names]
+        tokens = list(trained.mean_output_tokens.values())
+        return cls(
+            names=names,
+            columns=np.array(columns, dtype=np.int64),
+            known=known,
+            ratio=np.array([trained.token_ratio.get(name, 1.0) for name in names]),
+            input_price=np.array([card.price.input for card in cards]) / TOKENS_PER_PRICE_UNIT,
+            output_price=np.array([card.price.output for card in cards]) / TOKENS_PER_PRICE_UNIT,
+            prior_quality=np.array([np.nan if card.prior_quality is None else card.prior_quality for card in cards]),
+            prior_tokens=sum(tokens) / len(tokens) if tokens else PRIOR_OUTPUT_TOKENS,
+            in_dollars=trained.cost_unit == "usd",
+        )
+
+    def complete(
+        self, quality: FloatArray, std: FloatArray, cost: FloatArray, prompt_tokens: Sequence[int]
+    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """Return quality, standard error, cost in US dollars and completion tokens of the pool, each (n, c).
+
+        Takes what the routers expect of their own m models, each (n, m). A model that they do not know, or never
+        observed, gets its card's prior, else the mean of the known ones.
+        """
+        expected, error = quality.take(self.columns, axis=1), std.take(self.columns, axis=1)
+        amount = cost.take(self.columns, axis=1)
+        missing = np.isnan(expected) | ~self.known
+        if missing.any():
+            expected = np.where(missing, self._priors(expected, missing), expected)
+            error = np.where(missing, PRIOR_STD, error)
+            amount = np.where(missing, np.nan, amount)
+        unknown = np.isnan(amount)
+        tokens = np.full(amount.shape, self.prior_tokens) if self.in_dollars else amount
+        if not self.in_dollars and unknown.any():
+            tokens = np.where(unknown, self.prior_tokens, amount)
+        tokens = np.maximum(tokens, 0.0)
+        estimated = np.asarray(prompt_tokens, dtype=np.float64)[:, None]
+        dollars = estimated * self.ratio * self.input_price + tokens * self.output_price
+        if self.in_dollars:
+            dollars = np.where(unknown, dollars, np.maximum(amount, 0.0))
+            tokens = np.where(unknown, tokens, np.nan)
+        return expected, error, dollars, tokens
+
+    def _priors(self, expected: FloatArray, missing: npt.NDArray[np.bool_]) -> FloatArray:
+        count = (~missing).sum(axis=1, keepdims=True)
+        mean = np.where(missing, 0.0, expected).sum(axis=1, keepdims=True) / np.maximum(count, 1)
+        fallback = np.where(count > 0, mean, 0.5)
+        return np.where(np.isnan(self.prior_quality), fallback, self.prior_quality)
 
 
 def check_trained(trained: TrainedRouters) -> None:

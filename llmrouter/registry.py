@@ -15,11 +15,12 @@ from typing import Any, Literal, get_args
 
 from llmrouter.exceptions import ConfigError
 
-Kind = Literal["encoder", "index", "router", "policy", "bound", "store", "backend"]
+Kind = Literal["encoder", "index", "router", "policy", "flow", "bound", "store", "backend"]
 
 _BUILTIN: Mapping[Kind, Mapping[str, str]] = {
     "encoder": {
         "static": "llmrouter.encoders._static:StaticEncoder",
+        "form": "llmrouter.encoders._form:FormEncoder",
         "onnx": "llmrouter.encoders._onnx:OnnxEncoder",
         "sentence-transformers": "llmrouter.encoders._sentence_transformers:SentenceTransformersEncoder",
     },
@@ -28,7 +29,29 @@ _BUILTIN: Mapping[Kind, Mapping[str, str]] = {
         "faiss-flat": "llmrouter.index._faiss:FaissFlatIndex",
     },
     "router": {
+        "stack": "llmrouter.routers._stack:StackRouter",
+        "stack-full": "llmrouter.routers._stack:FullStackRouter",
+        "forest": "llmrouter.routers._forest:ForestRouter",
+        "kernel-ridge": "llmrouter.routers._kernel_ridge:KernelRidgeRouter",
         "knn": "llmrouter.routers._knn:KNNRouter",
+        "ridge": "llmrouter.routers._linear:RidgeRouter",
+        "logistic": "llmrouter.routers._linear:LogisticRouter",
+        "svm": "llmrouter.routers._svm:SVMRouter",
+        "mlp": "llmrouter.routers._mlp:MLPRouter",
+        "boosting": "llmrouter.routers._boosting:BoostingRouter",
+        "mf": "llmrouter.routers._factorisation:FactorisationRouter",
+        "mirt": "llmrouter.routers._irt:MIRTRouter",
+        "nirt": "llmrouter.routers._irt:NIRTRouter",
+        "carrot": "llmrouter.routers._carrot:CarrotRouter",
+        "kernel-knn": "llmrouter.routers._kernel_knn:KernelKNNRouter",
+        "knn-select": "llmrouter.routers._selection:KNNSelectRouter",
+        "r2t2": "llmrouter.routers._r2t2:R2T2Router",
+        "uniroute": "llmrouter.routers._kmeans:UniRouteRouter",
+        "learned-map": "llmrouter.routers._learned_map:LearnedMapRouter",
+        "avengers": "llmrouter.routers._avengers:AvengersRouter",
+        "avengers-pro": "llmrouter.routers._avengers:AvengersProRouter",
+        "two-step": "llmrouter.routers._two_step:TwoStepRouter",
+        "linear-bandit": "llmrouter.routers._bandit:LinearBanditRouter",
         "random": "llmrouter.routers._baselines:RandomRouter",
         "mean": "llmrouter.routers._baselines:MeanRouter",
         "cheapest": "llmrouter.routers._baselines:CheapestRouter",
@@ -36,6 +59,19 @@ _BUILTIN: Mapping[Kind, Mapping[str, str]] = {
     },
     "policy": {
         "utility": "llmrouter.policy._utility:UtilityPolicy",
+        "quality_floor": "llmrouter.policy._quality_floor:QualityFloorPolicy",
+        "budget": "llmrouter.policy._budget:BudgetPolicy",
+        "latency": "llmrouter.policy._latency:LatencyPolicy",
+        "quota": "llmrouter.policy._quota:QuotaPolicy",
+        "sticky": "llmrouter.policy._sticky:StickyPolicy",
+        "category_map": "llmrouter.policy._category_map:CategoryMapPolicy",
+        "subset": "llmrouter.policy._subset:SubsetPolicy",
+        "ucb": "llmrouter.policy._bandit:UCBPolicy",
+        "thompson": "llmrouter.policy._bandit:ThompsonPolicy",
+    },
+    "flow": {
+        "cascade": "llmrouter.flows._cascade:Cascade",
+        "cascade-routing": "llmrouter.flows._cascade_routing:CascadeRouting",
     },
     "bound": {
         "oracle": "llmrouter.evaluation._bounds:Oracle",

@@ -142,6 +142,7 @@ def parse_chat(
             preference=control.preference,
             request_id=request_id,
             conversation_id=control.session_id,
+            dry_run=control.dry_run,
         ),
     )
 

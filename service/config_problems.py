@@ -14,7 +14,9 @@ from pydantic import BaseModel, ValidationError
 from llmrouter.exceptions import ConfigError
 from service.config_file import Path, at, dotted
 
-_SECRET_KEY = re.compile(r"key|token|secret|password|credential|authorization|headers", re.IGNORECASE)
+_SECRET_KEY = re.compile(
+    r"key|(?<!per_)token(?!s?_per)|secret|password|credential|authorization|headers", re.IGNORECASE
+)
 _URL_CREDENTIALS = re.compile(r"(://)[^/@\s]+@")
 _LONGEST_VALUE = 80
 _PATTERNS = {

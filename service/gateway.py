@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -92,8 +93,10 @@ class Gateway:
         # not wait for it. NumPy and the tokenizer release the interpreter lock while they work.
         self._threads = ThreadPoolExecutor(_ROUTING_THREADS, thread_name_prefix="routing")
 
-    async def decide(self, chat: ChatRequest, *, neighbours: int = 0) -> Decision:
+    async def decide(self, chat: ChatRequest, *, neighbours: int = 0, dry_run: bool = False) -> Decision:
         """Return the decision for a request: the engine's, or the model that the client named.
+
+        A dry run is decided alike and counted by no policy.
 
         Raises
         ------
@@ -104,7 +107,8 @@ class Gateway:
             entry = RankedModel(chat.pinned, math.nan, math.nan, math.nan)
             return Decision(ranking=(entry,), policy=PINNED_POLICY)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._route, chat.routing, neighbours)
+        routing = replace(chat.routing, dry_run=True) if dry_run else chat.routing
+        return await loop.run_in_executor(self._threads, self._route, routing, neighbours)
 
     def record(self, call: Call, status: Status, *, usage: Usage | None = None, error: str = "") -> float | None:
         """Hand the outcome of a call to the log, and return its cost in US dollars where that is known.
@@ -122,7 +126,9 @@ class Gateway:
         """
         cost = cost_of(usage, self.cards[call.served_by]) if usage and call.served_by else None
         prompts = self.settings.log.prompts
-        self.writer.put(call.outcome(status, prompts=prompts, usage=usage, cost_usd=cost, error=error))
+        outcome = call.outcome(status, prompts=prompts, usage=usage, cost_usd=cost, error=error)
+        self.writer.put(outcome)
+        self.engine.policy.observe(outcome)
         return cost
 
     @property

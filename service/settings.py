@@ -21,7 +21,7 @@ from pydantic import (
 
 from llmrouter.exceptions import ConfigError
 from llmrouter.pool import Timeouts
-from llmrouter.types import Capability, ModelCard, Price
+from llmrouter.types import Capability, ModelCard, Price, Speed
 from service import config_checks, config_file, config_problems
 
 if TYPE_CHECKING:
@@ -55,6 +55,13 @@ class PriceSettings(_Section):
     cached_input: NonNegativeFloat | None = None
 
 
+class SpeedSettings(_Section):
+    """How fast a model answers: seconds to its first token, then tokens per second."""
+
+    time_to_first_token_s: PositiveFloat
+    tokens_per_s: PositiveFloat
+
+
 class TimeoutSettings(_Section):
     """Seconds; see `llmrouter.pool.Timeouts`."""
 
@@ -83,7 +90,7 @@ class ModelSettings(_Section):
         Where and how to reach it; `api_key` belongs into an environment variable.
     price : PriceSettings
         Taken from the known models where it is left out and `model` is known.
-    capabilities, context_window, prior_quality
+    capabilities, context_window, prior_quality, speed, energy_j_per_token
         See `llmrouter.types.ModelCard`.
     stream_usage : bool
         Whether the upstream understands ``stream_options.include_usage``; without it streams have no token counts.
@@ -103,6 +110,8 @@ class ModelSettings(_Section):
     capabilities: frozenset[Capability] = frozenset()
     context_window: PositiveInt | None = None
     prior_quality: Annotated[float, Field(ge=0, le=1)] | None = None
+    speed: SpeedSettings | None = None
+    energy_j_per_token: PositiveFloat | None = None
     stream_usage: bool = True
     timeouts: TimeoutSettings = TimeoutSettings()
     options: dict[str, Any] = Field(default={}, repr=False)
@@ -118,6 +127,8 @@ class ModelSettings(_Section):
             context_window=self.context_window,
             capabilities=self.capabilities | implied,
             prior_quality=self.prior_quality,
+            speed=None if self.speed is None else Speed(**self.speed.model_dump()),
+            energy_j_per_token=self.energy_j_per_token,
         )
 
 
@@ -141,7 +152,7 @@ class RouterSettings(_Section):
 
 
 class PolicySettings(BaseModel):
-    """A policy by its registry name; every other key is a parameter of that policy."""
+    """A policy by its registry name; every other key is a parameter of that policy, `base` a policy below it."""
 
     model_config = ConfigDict(extra="allow", frozen=True, hide_input_in_errors=True)
 
@@ -294,10 +305,9 @@ def build_policy(settings: PolicySettings) -> Policy:
     ConfigError
         If it does not exist or refuses its parameters.
     """
-    from llmrouter import registry
+    from llmrouter.policy import policy_from_config
 
-    policy: Policy = registry.create("policy", settings.kind, **(settings.model_extra or {}))
-    return policy
+    return policy_from_config({"kind": settings.kind, **(settings.model_extra or {})})
 
 
 def build_engine(settings: Settings) -> RoutingEngine:

@@ -18,15 +18,18 @@ import numpy as np
 from llmrouter import artifact
 from llmrouter.encoders import encode_cached, load_encoder
 from llmrouter.engine import TrainedRouters
-from llmrouter.evaluation import EvaluationResult, evaluate, results_as_json, tune_knn
+from llmrouter.evaluation import EvaluationResult, Prepared, evaluate, prepare, results_as_json
 from llmrouter.exceptions import DataError
+from llmrouter.index import create_index
 from llmrouter.outcomes import OutcomeTable
-from llmrouter.registry import parse_spec
-from llmrouter.routers import fit_pair, weighted_mean
+from llmrouter.policy import Calibration
+from llmrouter.routers import NeighbourRouter, fit_pair, weighted_mean
 from llmrouter.types import FloatArray, estimate_tokens
 
-UNTUNED: Mapping[str, Any] = {"k": 100, "shrinkage": 5.0}
-"""Of the kNN router where nothing can be replayed: strong smoothing does little harm, small k does."""
+UNTUNED: Mapping[str, str] = {"knn": "knn:k=100,shrinkage=5.0"}
+"""What is fitted where nothing can be replayed, so nothing tuned: strong smoothing does little harm, small k does."""
+MOST_CALIBRATION_PROMPTS = 3000
+"""Held-out estimates kept in an artifact; more would not make a policy's promise much tighter."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,8 @@ def train(
     table: OutcomeTable,
     out: Path,
     *,
-    router: str = "knn",
-    encoder: str = "static",
+    router: str = "stack",
+    encoder: str = "form",
     seed: int = 0,
     promote: bool = True,
     say: Callable[[str], None] = print,
@@ -57,9 +60,9 @@ def train(
     out : Path
         The folder that holds artifacts; ``current`` in it is moved to the new one if `promote`.
     router : str
-        Registry name with parameters, e.g. ``knn`` (tuned on the train split) or ``knn:k=40``.
+        Registry name with parameters, e.g. ``stack``, ``knn`` (tuned on the train split) or ``knn:k=40``.
     encoder : str
-        ``static``, ``minilm``, a hub id or a path.
+        ``form``, ``static``, ``minilm``, a hub id or a path.
     seed : int
         Of the folds and of the bootstrap.
     promote : bool
@@ -79,13 +82,17 @@ def train(
     rows = np.flatnonzero(np.asarray([split == "train" for split in table.splits], dtype=bool))
     if not rows.size:
         raise DataError(f"{table.name or 'the table'} has no train split; it has {sorted(set(table.splits))}")
-    name, parameters = parse_spec(router)
-    evaluation = _evaluated(table, X, router, seed=seed, say=say)
-    if evaluation is not None and router in evaluation.routers:
-        parameters = dict(evaluation.routers[router].parameters) if name == "knn" else parameters
-    elif name == "knn" and not parameters:
-        parameters = _tuned(table.select(rows), X[rows], seed=seed, say=say)
-    trained = fit(table.select(rows), X[rows], name=name, parameters=parameters)
+    train_split, X_train = table.select(rows), X[rows]
+    ready = _settled(router, train_split, X_train, seed=seed, say=say)
+    evaluation = _evaluated(table, X, router, ready, seed=seed, say=say)
+    trained = fit(
+        train_split,
+        X_train,
+        name=ready.name,
+        parameters=ready.parameters,
+        guard=ready.guard,
+        calibration=calibration_of(ready, train_split, X_train),
+    )
     folder = artifact.save(
         trained,
         out,
@@ -96,10 +103,18 @@ def train(
     if promote:
         artifact.promote(folder)
     say(f"wrote {folder}" + (f" and made it {artifact.CURRENT}" if promote else ""))
-    return Trained(folder, parameters, evaluation)
+    return Trained(folder, ready.parameters, evaluation)
 
 
-def fit(table: OutcomeTable, X: FloatArray, *, name: str, parameters: Mapping[str, Any]) -> TrainedRouters:
+def fit(
+    table: OutcomeTable,
+    X: FloatArray,
+    *,
+    name: str,
+    parameters: Mapping[str, Any],
+    guard: float | None = None,
+    calibration: Calibration | None = None,
+) -> TrainedRouters:
     """Fit quality and cost routers on every row of `table`; X is its embeddings, shape (n, d)."""
     pair = fit_pair(table, X, name=name, parameters=parameters)
     once = np.ones(len(table))
@@ -110,6 +125,10 @@ def fit(table: OutcomeTable, X: FloatArray, *, name: str, parameters: Mapping[st
     ratios = _ratios(table.input_tokens, estimated)
     known = cost[np.isfinite(cost)]
     reference = float(known.max()) if known.size and known.max() > 0 else 1.0
+    shown = None
+    if not isinstance(pair.quality, NeighbourRouter):
+        shown = create_index("auto", X.shape[1], rows=len(X))
+        shown.add(np.arange(len(X), dtype=np.int64), X)
     return TrainedRouters(
         models=table.models,
         quality=pair.quality,
@@ -122,27 +141,56 @@ def fit(table: OutcomeTable, X: FloatArray, *, name: str, parameters: Mapping[st
         token_ratio=_named(table.models, ratios),
         mean_quality=_named(table.models, quality),
         mean_output_tokens=_named(table.models, tokens),
+        mean_cost_usd=_named(table.models, cost),
         prompt_ids=table.prompt_ids,
+        guard=guard,
+        calibration=calibration,
+        index=shown,
     )
 
 
-def _tuned(train_split: OutcomeTable, X: FloatArray, *, seed: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """Choose the kNN parameters by cross-validation; a log of one model a prompt cannot be replayed, so it cannot."""
+def calibration_of(ready: Prepared, table: OutcomeTable, X: FloatArray) -> Calibration | None:
+    """Return held-out estimates beside what happened, at most `MOST_CALIBRATION_PROMPTS` prompts; None without any."""
+    if ready.crossed is None:
+        return None
+    expected, cost = ready.crossed.quality, ready.crossed.cost
+    rows = np.flatnonzero(np.isfinite(expected).all(axis=1) & np.isfinite(cost).all(axis=1))
+    if not rows.size:
+        return None
+    rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MOST_CALIBRATION_PROMPTS)).astype(np.int64))]
+    return Calibration(
+        models=table.models,
+        embeddings=X[rows],
+        expected_quality=expected[rows],
+        expected_std=ready.crossed.std[rows],
+        expected_cost_usd=np.maximum(cost[rows], 0.0),
+        quality=table.quality[rows],
+        cost_usd=table.cost_usd[rows],
+        tasks=tuple(table.tasks[row] for row in rows.tolist()),
+    )
+
+
+def _settled(
+    router: str, train_split: OutcomeTable, X: FloatArray, *, seed: int, say: Callable[[str], None]
+) -> Prepared:
+    """Choose parameters and guard by cross-validation; a log of one model a prompt cannot be replayed, so not tuned."""
     try:
-        return dict(tune_knn(train_split, X, seed=seed).parameters)
+        return prepare(router, train_split, X, seed=seed, crossed=True)
     except DataError as error:
-        say(f"not tuned, using {dict(UNTUNED)}: {error}")
-        return dict(UNTUNED)
+        if router not in UNTUNED:
+            raise
+        say(f"not tuned, using {UNTUNED[router]}: {error}")
+        return prepare(UNTUNED[router], train_split, X, seed=seed, crossed=True)
 
 
 def _evaluated(
-    table: OutcomeTable, X: FloatArray, router: str, *, seed: int, say: Callable[[str], None]
+    table: OutcomeTable, X: FloatArray, router: str, ready: Prepared, *, seed: int, say: Callable[[str], None]
 ) -> EvaluationResult | None:
     if not {"train", "test"} <= set(table.splits):
         say("no test split: not evaluated")
         return None
     try:
-        return evaluate(table, X, routers=[router], seed=seed)
+        return evaluate(table, X, routers=[router], seed=seed, prepared={router: ready})
     except DataError as error:
         say(f"not evaluated: {error}")
         return None

@@ -3,6 +3,7 @@
 from llmrouter.encoders._base import Encoder
 from llmrouter.encoders._cached import CachedEncoder, CacheStatistics
 from llmrouter.encoders._embedding_cache import encode_cached
+from llmrouter.encoders._form import FormEncoder
 from llmrouter.encoders._load import load_encoder
 from llmrouter.encoders._onnx import OnnxEncoder
 from llmrouter.encoders._sentence_transformers import SentenceTransformersEncoder
@@ -13,6 +14,7 @@ __all__ = [
     "CacheStatistics",
     "CachedEncoder",
     "Encoder",
+    "FormEncoder",
     "OnnxEncoder",
     "SentenceTransformersEncoder",
     "StaticEncoder",

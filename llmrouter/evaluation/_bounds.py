@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -23,6 +24,8 @@ class Oracle:
     """Knows every outcome beforehand: the best model for each prompt, the cheapest of equals.
 
     Its first point (weight 0) is the oracle of RouterBench; the sweep goes on to give the curve no router can beat.
+    Outcomes are single draws as a rule, and the oracle picks whichever draw came out well: it is inflated by chance
+    (arXiv:2607.03436), see `independent_oracle`.
     """
 
     def curve(self, quality: FloatArray, cost: FloatArray, /, *, weights: FloatArray, cheapest: int) -> Curve:
@@ -64,6 +67,32 @@ def single_model_curve(model: int, *, cheapest: int, quality: FloatArray, cost: 
     return curve_of_choices(choices, weights, quality=quality, cost=cost)
 
 
+def task_mean_curve(
+    train_tasks: Sequence[str | None],
+    test_tasks: Sequence[str | None],
+    *,
+    train_quality: FloatArray,
+    train_cost: FloatArray,
+    quality: FloatArray,
+    cost: FloatArray,
+    weights: FloatArray,
+    cheapest: int,
+) -> Curve:
+    """Return the curve of expecting of each model its train mean on the prompt's task, which a router is not told.
+
+    A task without train prompts stands at the means over all of them.
+    """
+    expected_quality = np.tile(column_means(train_quality), (len(quality), 1))
+    expected_cost = np.tile(column_means(train_cost), (len(cost), 1))
+    train, test = np.array(train_tasks, dtype=object), np.array(test_tasks, dtype=object)
+    for task in set(test_tasks) & set(train_tasks):
+        rows, known = test == task, train == task
+        for expected, outcomes in ((expected_quality, train_quality), (expected_cost, train_cost)):
+            means = column_means(outcomes[known])
+            expected[rows] = np.where(np.isfinite(means), means, expected[rows])
+    return replay(expected_quality, expected_cost, quality=quality, cost=cost, weights=weights, cheapest=cheapest)
+
+
 def random_curve(*, cheapest: int, quality: FloatArray, cost: FloatArray) -> Curve:
     """Return the curve of a uniformly random model, in exact expectation, and the point of the cheapest model."""
     return Curve(
@@ -72,3 +101,36 @@ def random_curve(*, cheapest: int, quality: FloatArray, cost: FloatArray) -> Cur
         weights=np.array([np.nan, np.inf]),
         choices=None,
     )
+
+
+def independent_oracle(quality: FloatArray, tasks: Sequence[str | None]) -> float:
+    """Return the oracle of a pool as accurate as this one in which being right is luck alone.
+
+    Each model's outcomes are shuffled within each task, independently of the other models, which keeps every model's
+    mean on every task and destroys all else: whoever reads the prompt learns nothing beyond the task. The mean of the
+    best outcome over such shuffles is given exactly, by products of distribution functions. Where it is as high as the
+    oracle itself, the oracle's lead over the best single model is no evidence that there is something to route on.
+
+    Parameters
+    ----------
+    quality : array of shape (n, m)
+        Outcomes; a NaN is left out of its model's distribution.
+    tasks : sequence of str or None, length n
+        Task of each prompt; prompts without one are one task.
+
+    Returns
+    -------
+    float
+        In the unit of quality; NaN if nothing was observed.
+    """
+    names = np.array(["" if task is None else f"={task}" for task in tasks])
+    total, count = 0.0, 0
+    for name in np.unique(names):
+        columns = [np.sort(column[np.isfinite(column)]) for column in quality[names == name].T]
+        columns = [column for column in columns if column.size]
+        if columns:
+            values = np.unique(np.concatenate(columns))
+            below = np.prod([np.searchsorted(column, values, side="right") / column.size for column in columns], axis=0)
+            total += int((names == name).sum()) * float((values * np.diff(below, prepend=0.0)).sum())
+            count += int((names == name).sum())
+    return total / count if count else float("nan")

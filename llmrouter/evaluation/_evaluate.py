@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from llmrouter.evaluation._bounds import best_single_model, random_curve, single_model_curve
+from llmrouter.evaluation._bounds import best_single_model, random_curve, single_model_curve, task_mean_curve
 from llmrouter.evaluation._costs import UNITS, CostAxis, Evaluable, column_means, make_evaluable
+from llmrouter.evaluation._crossfit import cross_fit
+from llmrouter.evaluation._entry import Entry, Setting
 from llmrouter.evaluation._fit import fit_and_estimate
-from llmrouter.evaluation._intervals import bootstrap_aiq
-from llmrouter.evaluation._measure import Entry, Setting, intervals_of, measure
-from llmrouter.evaluation._metrics import aiq
+from llmrouter.evaluation._measure import measure_all
+from llmrouter.evaluation._policies import Below, flow_entry, policy_entry
+from llmrouter.evaluation._prepare import Prepared, prepare
 from llmrouter.evaluation._provenance import log_test_look, table_hash, versions
 from llmrouter.evaluation._replay import Curve, cheapest_model, replay, sweep_weights
-from llmrouter.evaluation._result import EvaluationResult, RouterResult
-from llmrouter.evaluation._tune import tune_knn
-from llmrouter.exceptions import ConfigError, DataError
+from llmrouter.evaluation._result import EvaluationResult
+from llmrouter.evaluation._tune import guard_from
+from llmrouter.exceptions import ConfigError, DataError, QualityFloorError
 from llmrouter.outcomes import OutcomeTable
 from llmrouter.registry import create, parse_spec, resolve
 from llmrouter.types import FloatArray
 
+logger = logging.getLogger(__name__)
+
 BASELINES = ("best-single", "random", "cheapest")
 BOUNDS = ("zero", "oracle")
+TASK_MEAN = "task-mean"
 
 
 def evaluate(
@@ -33,12 +40,17 @@ def evaluate(
     embeddings: FloatArray | None,
     *,
     routers: Sequence[str] | Mapping[str, str] = (),
+    policies: Sequence[str] = (),
+    flows: Sequence[str] = (),
+    below: str | None = None,
+    against: Sequence[str] = (),
     cost: CostAxis = "usd",
     seed: int = 0,
     resamples: int = 1000,
     level: float = 0.95,
     min_coverage: float = 0.9,
     context: Mapping[str, Any] | None = None,
+    prepared: Mapping[str, Prepared] | None = None,
     look_log: Path | None = None,
 ) -> EvaluationResult:
     """Fit routers on the train split and replay them on the test split.
@@ -47,7 +59,8 @@ def evaluate(
     `sweep_weights`) and adding the point "everything to the cheapest model". All AIQs are taken over the cost
     interval of the Zero router's hull on the evaluated prompts. The baselines ``best-single`` (chosen on train; its
     curve is its own point joined with the cheapest model's), ``random`` (exact expectation of a uniform choice) and
-    ``cheapest``, and the bounds ``zero`` and ``oracle``, are always there.
+    ``cheapest``, and the bounds ``zero`` and ``oracle``, are always there; ``task-mean``, which knows the task label,
+    where the table has task labels.
 
     Parameters
     ----------
@@ -58,6 +71,13 @@ def evaluate(
     routers : sequence of str, or mapping of str to str
         Registry specs such as ``knn:k=40``, or display names mapped to specs. ``knn`` without parameters is tuned on
         train by cross-validation; ``knn:k=40`` is the unweighted mean over the 40 nearest train prompts.
+    policies, flows : sequence of str
+        Registry specs of policies and flows to replay over a router's estimates, e.g. ``quality_floor:floor=0.97``,
+        ``cascade``. What a spec leaves open (cost weight, budget) is swept.
+    below : str, optional
+        The router (as named in `routers`) whose estimates they use; by default the first.
+    against : sequence of str
+        Routers (as named in the result) to which all others are compared too: intervals ``aiq_minus_<name>``.
     cost : str
         ``usd`` (as logged), ``list_price`` or ``calls`` (share of the prompts sent to the strongest model).
     seed : int
@@ -70,6 +90,8 @@ def evaluate(
         Models observed on a smaller share of the test prompts are left out.
     context : mapping, optional
         More to record under `settings`, e.g. the encoder; must be JSON values.
+    prepared : mapping of str to Prepared, optional
+        Display name -> what was settled on this table's training prompts already (`prepare`).
     look_log : Path, optional
         File to which this look at the test split is appended, see `log_test_look`.
 
@@ -94,7 +116,13 @@ def evaluate(
         look = {"data": described["name"], "sha256": described["sha256"], "test_prompts": described["test_prompts"]}
         log_test_look(look_log, {**look, "routers": list(specs), **settings, "commit": provenance["commit"]})
     setting = _make_setting(data)
-    entries = [_fit_entry(name, spec, setting, X, seed=seed) for name, spec in specs.items()]
+    ready = prepared or {}
+    entries = []
+    for name, spec in specs.items():
+        started = time.perf_counter()
+        entries.append(_fit_entry(name, spec, setting, X, seed=seed, prepared=ready.get(name)))
+        logger.info("%s: %s tuned, fitted and replayed in %.1f s", table.name, name, time.perf_counter() - started)
+    entries += _entries_above(entries, setting, X, policies=policies, flows=flows, below=below, seed=seed)
     entries += _reference_entries(setting)
     models = data.test.models
     return EvaluationResult(
@@ -112,23 +140,13 @@ def evaluate(
         best_single=models[setting.best_single],
         cheapest=models[setting.cheapest],
         dearest=models[setting.dearest],
-        routers=_measure_all(entries, setting, resamples=resamples, seed=seed, level=level),
+        routers=measure_all(entries, setting, resamples=resamples, seed=seed, level=level, against=against),
         settings={**dict(context or {}), **settings},
         versions=provenance,
         notes=_notes(data),
+        tasks=data.test.tasks,
+        train_quality_mean=column_means(data.train.quality),
     )
-
-
-def _measure_all(
-    entries: Sequence[Entry], setting: Setting, *, resamples: int, seed: int, level: float
-) -> dict[str, RouterResult]:
-    setting = dataclasses.replace(setting, max_cost=max(float(entry.curve.hull.cost[-1]) for entry in entries))
-    curves = {entry.name: entry.curve for entry in entries}
-    samples = bootstrap_aiq(curves, curves["zero"], resamples=resamples, seed=seed) if resamples else {}
-    point = {name: aiq(curve.hull, setting.interval) for name, curve in curves.items()}
-    return {
-        entry.name: measure(entry, setting, intervals_of(entry.name, point, samples, level=level)) for entry in entries
-    }
 
 
 def _parse_routers(routers: Sequence[str] | Mapping[str, str]) -> dict[str, str]:
@@ -139,11 +157,11 @@ def _parse_routers(routers: Sequence[str] | Mapping[str, str]) -> dict[str, str]
     specs: dict[str, str] = {}
     for name, spec in named.items():
         kind = parse_spec(spec)[0]
-        if name in BASELINES + BOUNDS:
+        if name in (*BASELINES, *BOUNDS, TASK_MEAN):
             if kind != name:
                 raise ConfigError(f"the name {name!r} is taken by a baseline or bound; call {spec!r} something else")
             continue
-        if kind in BASELINES + BOUNDS:
+        if kind in (*BASELINES, *BOUNDS):
             continue
         resolve("router", kind)  # raises for an unknown name before any work is done
         specs[name] = spec
@@ -193,27 +211,82 @@ def _reference_entries(setting: Setting) -> list[Entry]:
         "cheapest": single_model_curve(cheapest, cheapest=cheapest, quality=quality, cost=cost),
     }
     entries = [Entry(name, "baseline", curve) for name, curve in baselines.items()]
-    return entries + [Entry(name, "bound", _bound_curve(name, setting)) for name in BOUNDS]
+    entries += [Entry(name, "bound", _bound_curve(name, setting)) for name in BOUNDS]
+    data = setting.data
+    if all(task is not None for task in (*data.train.tasks, *data.test.tasks)):
+        told = task_mean_curve(
+            data.train.tasks,
+            data.test.tasks,
+            train_quality=data.train.quality,
+            train_cost=data.train_cost,
+            quality=quality,
+            cost=cost,
+            weights=setting.weights,
+            cheapest=cheapest,
+        )
+        notes = ("knows each prompt's task label, which no router is told",)
+        entries.append(Entry(TASK_MEAN, "bound", told, notes=notes))
+    return entries
 
 
-def _fit_entry(name: str, spec: str, setting: Setting, X: FloatArray, *, seed: int) -> Entry:
-    kind, parameters = parse_spec(spec)
-    tuning: Mapping[str, Any] = {}
-    if kind == "knn" and not parameters:
-        known_cost = setting.data.train_cost if setting.data.constant_cost else None
-        tuned = tune_knn(setting.data.train, X[setting.data.train_rows], known_cost=known_cost, seed=seed)
-        parameters = dict(tuned.parameters)
-        tuning = dataclasses.asdict(tuned)
-    estimates = fit_and_estimate(setting.data, X, name=kind, parameters=parameters)
+def _fit_entry(
+    name: str, spec: str, setting: Setting, X: FloatArray, *, seed: int, prepared: Prepared | None = None
+) -> Entry:
+    data = setting.data
+    known_cost = data.train_cost if data.constant_cost else None
+    ready = prepared or prepare(spec, data.train, X[data.train_rows], known_cost=known_cost, seed=seed)
+    estimates = fit_and_estimate(data, X, name=ready.name, parameters=ready.parameters)
+    guard = None if ready.guard is None else guard_from(ready.guard, data.train.quality, data.train_cost)
     curve = replay(
         estimates.quality,
         estimates.cost,
-        quality=setting.data.test.quality,
-        cost=setting.data.test_cost,
+        quality=data.test.quality,
+        cost=data.test_cost,
         weights=setting.weights,
         cheapest=setting.cheapest,
+        guard=guard,
+        expected_std=estimates.std,
     )
-    return Entry(name, "router", curve, parameters, tuning, estimates)
+    return Entry(
+        name, "router", curve, ready.parameters, ready.tuning, estimates, spec=spec, crossed=ready.crossed, guard=guard
+    )
+
+
+def _entries_above(
+    entries: Sequence[Entry],
+    setting: Setting,
+    X: FloatArray,
+    *,
+    policies: Sequence[str],
+    flows: Sequence[str],
+    below: str | None,
+    seed: int,
+) -> list[Entry]:
+    """Return the entries of policies and flows; one that the data cannot support is left out with a warning."""
+    if not policies and not flows:
+        return []
+    names = [entry.name for entry in entries]
+    if not names or (below is not None and below not in names):
+        known = ", ".join(names) or "none"
+        raise ConfigError(f"policies and flows need a router below them; {below!r} is not among the routers ({known})")
+    entry = entries[0 if below is None else names.index(below)]
+    data = setting.data
+    kind = parse_spec(entry.spec)[0]
+    known_cost = data.train_cost if data.constant_cost else None
+    X_train = X[data.train_rows]
+    crossed = entry.crossed or cross_fit(
+        data.train, X_train, name=kind, parameters=entry.parameters, known_cost=known_cost, seed=seed
+    )
+    if entry.estimates is None:
+        raise ConfigError(f"{entry.name!r} estimates nothing, so no policy can stand on it")
+    base = Below(entry.name, crossed, entry.estimates, X_train, X[data.test_rows])
+    above = []
+    for spec in policies:
+        try:
+            above.append(policy_entry(spec, setting, base))
+        except QualityFloorError as error:
+            logger.warning("%s is left out: %s", spec, error)
+    return above + [flow_entry(spec, setting, base, seed=seed) for spec in flows]
 
 
 def _describe_data(table: OutcomeTable, data: Evaluable) -> dict[str, Any]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from llmrouter.evaluation._page import render_page
+from llmrouter.evaluation._plain import plain
 from llmrouter.evaluation._plot import save_plot
 from llmrouter.evaluation._result import EvaluationResult, OperatingPoint, RouterResult
 from llmrouter.exceptions import DataError, MissingExtraError
@@ -59,8 +59,13 @@ def results_as_json(result: EvaluationResult) -> dict[str, Any]:
             "reference_cost": result.reference_cost,
         },
         "models": [
-            {"name": name, "mean_cost": cost, "mean_quality": quality}
-            for name, cost, quality in zip(result.models, result.model_cost, result.model_quality, strict=True)
+            {
+                "name": name,
+                "mean_cost": result.model_cost[column],
+                "mean_quality": result.model_quality[column],
+                "train_quality_mean": None if result.train_quality_mean is None else result.train_quality_mean[column],
+            }
+            for column, name in enumerate(result.models)
         ],
         "best_single": result.best_single,
         "cheapest": result.cheapest,
@@ -70,8 +75,8 @@ def results_as_json(result: EvaluationResult) -> dict[str, Any]:
         "versions": result.versions,
         "notes": result.notes,
     }
-    plain: dict[str, Any] = _plain(raw)
-    return plain
+    document: dict[str, Any] = plain(raw)
+    return document
 
 
 def _router_as_json(router: RouterResult, result: EvaluationResult) -> dict[str, Any]:
@@ -87,6 +92,9 @@ def _router_as_json(router: RouterResult, result: EvaluationResult) -> dict[str,
         "peak_quality": router.peak_quality,
         "peak_cost": router.peak_cost,
         "intervals": {name: dataclasses.asdict(interval) for name, interval in router.intervals.items()},
+        "metrics": router.metrics,
+        "undefined": router.undefined,
+        "reliability": _reliability_as_json(router),
         "operating_points": [dataclasses.asdict(point) for point in router.operating_points],
         "curve": {"cost_weight": curve.weights * scale, "cost": curve.mean_cost, "quality": curve.mean_quality},
         "hull": {"cost": curve.hull.cost, "quality": curve.hull.quality},
@@ -98,19 +106,17 @@ def _router_as_json(router: RouterResult, result: EvaluationResult) -> dict[str,
     }
 
 
-def _plain(value: Any) -> Any:
-    """Return JSON values: arrays become lists, numbers that are not finite become None."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        return _plain(value.item())
-    if isinstance(value, float) and not math.isfinite(value):
+def _reliability_as_json(router: RouterResult) -> dict[str, Any] | None:
+    pooled = router.calibration
+    if pooled is None:
         return None
-    return value
+    return {
+        "predicted": pooled.predicted,
+        "observed": pooled.observed,
+        "count": pooled.count,
+        "standard_error": pooled.standard_error,
+        "models": router.model_calibration,
+    }
 
 
 def write_decisions(result: EvaluationResult, path: Path) -> None:

@@ -25,8 +25,8 @@ class FittedEstimates:
 
     Attributes
     ----------
-    quality, cost : array of shape (n_test, m)
-        Expectations, cost on the axis of the evaluation.
+    quality, std, cost : array of shape (n_test, m)
+        Expected quality, its standard error, and expected cost on the axis of the evaluation.
     cost_from : str
         ``output_tokens`` (priced), ``usd`` (the logged cost) or ``constant`` (a model costs the same on every prompt).
     fit_s : float
@@ -36,6 +36,7 @@ class FittedEstimates:
     """
 
     quality: FloatArray
+    std: FloatArray
     cost: FloatArray
     cost_from: str
     fit_s: float
@@ -45,6 +46,11 @@ class FittedEstimates:
 def predict_in_blocks(router: Router, X: FloatArray) -> FloatArray:
     """Return `router.predict(X)`, shape (n, m), computed in blocks of rows to bound the memory."""
     return np.concatenate([router.predict(X[start : start + _BLOCK]) for start in range(0, len(X), _BLOCK)])
+
+
+def std_in_blocks(router: Router, X: FloatArray) -> FloatArray:
+    """Return `router.predict_std(X)`, shape (n, m), computed in blocks of rows to bound the memory."""
+    return np.concatenate([router.predict_std(X[start : start + _BLOCK]) for start in range(0, len(X), _BLOCK)])
 
 
 def priced_tokens(output_tokens: FloatArray, table: OutcomeTable, *, train: OutcomeTable) -> FloatArray:
@@ -83,9 +89,11 @@ def fit_and_estimate(data: Evaluable, X: FloatArray, *, name: str, parameters: M
         started = time.perf_counter()
         pair = fit_pair(data.train, X_train, name=name, parameters=parameters)
         fitted = time.perf_counter()
-        quality, cost = predict_in_blocks(pair.quality, X_test), predict_in_blocks(pair.cost, X_test)
+        router = pair.quality
+        quality, cost = predict_in_blocks(router, X_test), predict_in_blocks(pair.cost, X_test)
         cost_from = pair.cost_unit
         if cost_from == "output_tokens":
             cost = priced_tokens(cost, data.test, train=data.train)
     done = time.perf_counter()
-    return FittedEstimates(quality, cost, cost_from, fitted - started, 1e6 * (done - fitted) / len(X_test))
+    std = std_in_blocks(router, X_test)
+    return FittedEstimates(quality, std, cost, cost_from, fitted - started, 1e6 * (done - fitted) / len(X_test))

@@ -6,9 +6,14 @@ import math
 from dataclasses import dataclass
 
 from llmrouter.evaluation._intervals import Interval
-from llmrouter.evaluation._result import EvaluationResult
+from llmrouter.evaluation._result import EvaluationResult, RouterResult
 
 MISSING = "-"
+
+# What could be deployed: it reads the prompt and sees no outcome.
+CONTENDERS = ("router", "policy", "flow")
+# Of many contenders the plot and the sentences show so many, the best ones.
+FEW = 6
 
 
 @dataclass(frozen=True)
@@ -56,12 +61,13 @@ def number(value: float, *, digits: int = 4, signed: bool = False, missing: str 
         return missing
     if math.isinf(value):
         return "never"
+    value = round(value, digits) + 0.0  # no minus before a zero
     return f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
 
 
 def share(value: float) -> str:
     """Return a share as per cent; a dash for NaN, ``never`` for infinity."""
-    return f"{100 * value:.1f}%" if math.isfinite(value) else number(value)
+    return f"{round(100 * value, 1) + 0.0:.1f}%" if math.isfinite(value) else number(value)
 
 
 def difference(interval: Interval | None) -> str:
@@ -81,13 +87,25 @@ def headline(result: EvaluationResult) -> str:
     )
 
 
+def contenders(result: EvaluationResult) -> list[RouterResult]:
+    """Return what could be deployed (routers, policies, flows), by falling AIQ, or peak where that is undefined."""
+
+    def rank(router: RouterResult) -> tuple[bool, float, float]:
+        undefined = math.isnan(router.aiq)
+        return (undefined, 0.0 if undefined else -router.aiq, -router.peak_quality)
+
+    return sorted((router for router in result.routers.values() if router.kind in CONTENDERS), key=rank)
+
+
 def findings(result: EvaluationResult) -> list[str]:
-    """Return what each learned router saves, one sentence each."""
+    """Return what each contender saves, one sentence each; of many only the best few."""
     dearest = result.models.index(result.dearest)
     quality = result.model_quality[dearest]
+    best = contenders(result)
+    told = {router.name for router in best[:FEW]}
     sentences = []
     for name, router in result.routers.items():
-        if router.kind != "router" or math.isnan(router.dearest_share):
+        if name not in told or math.isnan(router.dearest_share):
             continue
         if math.isinf(router.dearest_share):
             sentences.append(f"{name} never reaches the quality of {result.dearest} ({quality:.4f}).")
@@ -96,4 +114,6 @@ def findings(result: EvaluationResult) -> list[str]:
                 f"{name} reaches the quality of {result.dearest} ({quality:.4f}) at {share(router.dearest_share)} "
                 "of its cost."
             )
+    if len(best) > FEW:
+        sentences.append(f"These are the {FEW} of the highest AIQ; {len(best) - FEW} more are in the report.")
     return sentences

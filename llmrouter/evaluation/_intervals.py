@@ -8,7 +8,7 @@ resampled is the training set; the intervals speak of these fitted routers.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,6 +72,16 @@ def _distinct(curve: Curve) -> tuple[FloatArray, FloatArray]:
     return curve.cost[first], curve.quality[first]
 
 
+def _resampled_shares(n: int, *, resamples: int, seed: int) -> Iterator[FloatArray]:
+    """Yield how often each of n prompts is drawn, divided by n, as chunks of shape (resamples in the chunk, n)."""
+    if resamples < 1:
+        raise ConfigError(f"resamples must be at least 1; got {resamples}")
+    random = np.random.default_rng(seed)
+    for start in range(0, resamples, _CHUNK):
+        drawn = random.integers(0, n, size=(min(_CHUNK, resamples - start), n))
+        yield np.stack([np.bincount(row, minlength=n) for row in drawn]) / n
+
+
 def bootstrap_aiq(
     curves: Mapping[str, Curve], zero: Curve, *, resamples: int = 1000, seed: int = 0
 ) -> dict[str, FloatArray]:
@@ -93,19 +103,35 @@ def bootstrap_aiq(
     dict of str to array of shape (b,)
         Row i of every array belongs to the same resample; NaN where the interval has no length.
     """
-    if resamples < 1:
-        raise ConfigError(f"resamples must be at least 1; got {resamples}")
-    n = zero.cost.shape[1]
-    random = np.random.default_rng(seed)
     points = {name: _distinct(curve) for name, curve in curves.items()}
     parts: dict[str, list[FloatArray]] = {name: [] for name in curves}
-    for start in range(0, resamples, _CHUNK):
-        drawn = random.integers(0, n, size=(min(_CHUNK, resamples - start), n))
-        share = np.stack([np.bincount(row, minlength=n) for row in drawn]) / n
+    for share in _resampled_shares(zero.cost.shape[1], resamples=resamples, seed=seed):
         lows, highs = _zero_bounds(share @ zero.cost.T, share @ zero.quality.T)
         for name, (cost, quality) in points.items():
             parts[name].append(_aiq_samples(share @ cost.T, share @ quality.T, lows, highs))
     return {name: np.concatenate(chunks) for name, chunks in parts.items()}
+
+
+def bootstrap_means(values: Mapping[str, FloatArray], *, resamples: int = 1000, seed: int = 0) -> dict[str, FloatArray]:
+    """Return the mean of every row of values in every resample of the prompts, the resamples of `bootstrap_aiq`.
+
+    Parameters
+    ----------
+    values : mapping of str to array of shape (n,)
+        One value a prompt, all on the same prompts.
+    resamples, seed : int
+        As in `bootstrap_aiq`: with the same two, row i belongs to the same resample there and here.
+
+    Returns
+    -------
+    dict of str to array of shape (b,)
+    """
+    if not values:
+        return {}
+    stacked = np.stack(list(values.values()), axis=1)
+    shares = _resampled_shares(len(stacked), resamples=resamples, seed=seed)
+    means = np.concatenate([share @ stacked for share in shares])
+    return dict(zip(values, means.T, strict=True))
 
 
 def percentile_interval(samples: FloatArray, estimate: float, *, level: float = 0.95) -> Interval:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 Box = tuple[float, float, float, float]
 
 # Mean advance of a character of a wide sans-serif face, and height of a line, in units of the font size.
@@ -76,16 +78,27 @@ def place_labels(
     for x, y, text in anchors:
         width, height = text_width(text, font_size), font_size * _LINE
 
-        def cost(place: _Place, width: float = width, height: float = height) -> float:
-            box = _box(place, width, height)
-            outside = width * height - overlap(box, bounds)
-            return 3 * sum(overlap(box, other) for other in taken) + 20 * outside + place.distance
-
-        best = min(_places(x, y, width, height, gap), key=cost)
-        box = _box(best, width, height)
+        places = _places(x, y, width, height, gap)
+        boxes = [_box(place, width, height) for place in places]
+        covered = _covered(boxes, taken)
+        costs = [
+            3 * area + 20 * (width * height - overlap(box, bounds)) + place.distance
+            for place, box, area in zip(places, boxes, covered, strict=True)
+        ]
+        best, box = min(zip(costs, places, boxes, strict=True), key=lambda entry: entry[0])[1:]
         labels.append(Label(text, best.x, best.y, best.align, box, moved=best.distance > 2 * gap))
         taken.append(box)
     return labels
+
+
+def _covered(boxes: Sequence[Box], taken: Sequence[Box]) -> list[float]:
+    """Return for each box the area it shares with all the taken ones."""
+    if not taken:
+        return [0.0] * len(boxes)
+    a, b = np.array(boxes)[:, None, :], np.array(taken)[None, :, :]
+    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
+    areas: list[float] = np.prod(np.maximum(sides, 0.0), axis=2).sum(axis=1).tolist()
+    return areas
 
 
 def _box(place: _Place, width: float, height: float) -> Box:
@@ -113,3 +126,19 @@ def _places(x: float, y: float, width: float, height: float, gap: float) -> list
             places += [_Place("right", x - gap * step, shifted, distance + gap)]
             places += [_Place("left", x + 0.25 * width, shifted, distance + gap)]
     return places
+
+
+def spread(wanted: Sequence[float], distance: float, *, low: float, high: float) -> list[float]:
+    """Return positions near the wanted, ascending ones, at least `distance` apart and inside [low, high].
+
+    Where they do not all fit, the distance shrinks.
+    """
+    if len(wanted) > 1:
+        distance = min(distance, (high - low) / (len(wanted) - 1))
+    placed: list[float] = []
+    for position in wanted:
+        placed.append(max(position, placed[-1] + distance) if placed else max(position, low))
+    for index in range(len(placed) - 1, -1, -1):
+        limit = high if index == len(placed) - 1 else placed[index + 1] - distance
+        placed[index] = min(placed[index], limit)
+    return placed

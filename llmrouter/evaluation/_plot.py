@@ -10,7 +10,7 @@ from llmrouter.evaluation._scene import HEIGHT, WIDTH, Mark, build_scene
 from llmrouter.exceptions import MissingExtraError
 
 _DPI = 100
-_SHAPES = {"dot": "o", "ring": "o", "diamond": "D", "cross": "x"}
+_SHAPES = {"dot": "o", "ring": "o", "diamond": "D", "square": "s", "cross": "x"}
 
 
 def save_plot(result: EvaluationResult, path: Path, *, scale: float = 2.0) -> None:

@@ -19,6 +19,31 @@ _UTILITY_DIGITS = 12
 
 
 @dataclass(frozen=True)
+class Guard:
+    """Leave the best single model only where the lower confidence bound of the gain is positive.
+
+    The same rule as `llmrouter.policy.UtilityPolicy` with a guard: model a is taken before the best single model b (by
+    training means, at the weight in force) only if ``utility_a - utility_b - z sqrt(std_a^2 + std_b^2) > 0``.
+
+    Attributes
+    ----------
+    z : float
+        How many standard errors.
+    mean_quality, mean_cost : array of shape (m,)
+        Training means by model; NaN for one never observed.
+    """
+
+    z: float
+    mean_quality: FloatArray
+    mean_cost: FloatArray
+
+    def best_single(self, weight: float) -> int:
+        """Return the model of highest mean utility at a weight of cost, the cheaper of equals."""
+        utility = np.nan_to_num(self.mean_quality - weight * self.mean_cost, nan=-np.inf)
+        return int(np.lexsort((self.mean_cost, -np.round(utility, _UTILITY_DIGITS)))[0])
+
+
+@dataclass(frozen=True)
 class Curve:
     """Operating points of one router on n prompts.
 
@@ -89,7 +114,14 @@ def cheapest_model(train_cost: FloatArray, train_quality: FloatArray) -> int:
     return int(np.lexsort((-quality, cost))[0])
 
 
-def choose(expected_quality: FloatArray, expected_cost: FloatArray, weights: FloatArray) -> npt.NDArray[np.int16]:
+def choose(
+    expected_quality: FloatArray,
+    expected_cost: FloatArray,
+    weights: FloatArray,
+    *,
+    guard: Guard | None = None,
+    expected_std: FloatArray | None = None,
+) -> npt.NDArray[np.int16]:
     """Return the model of highest ``quality - weight * cost`` for each weight and prompt.
 
     Parameters
@@ -98,6 +130,10 @@ def choose(expected_quality: FloatArray, expected_cost: FloatArray, weights: Flo
         Estimates. A model with a NaN estimate is not chosen while another has none.
     weights : array of shape (p,)
         Of a unit of cost.
+    guard : Guard, optional
+        Needs `expected_std`.
+    expected_std : array of shape (n, m), optional
+        Standard errors of `expected_quality`.
 
     Returns
     -------
@@ -109,11 +145,26 @@ def choose(expected_quality: FloatArray, expected_cost: FloatArray, weights: Flo
     quality = np.take_along_axis(np.where(unknown, -np.inf, expected_quality), order, axis=1)
     cost = np.take_along_axis(np.where(unknown, 0.0, expected_cost), order, axis=1)
     rows = np.arange(len(order))
+    std = None if guard is None or expected_std is None else np.take_along_axis(expected_std, order, axis=1)
     chosen = np.empty((len(weights), len(order)), dtype=np.int16)
     for index, weight in enumerate(weights.tolist()):
         utility = np.round(quality - weight * cost, _UTILITY_DIGITS)
+        if guard is not None and std is not None:
+            utility = _guarded(utility, std, order, single=guard.best_single(weight), z=guard.z)
         chosen[index] = order[rows, utility.argmax(axis=1)]
     return chosen
+
+
+def _guarded(
+    utility: FloatArray, std: FloatArray, order: npt.NDArray[np.int64], *, single: int, z: float
+) -> FloatArray:
+    """Rule out what is not surely better than the best single model; columns are in the order of each prompt."""
+    rows = np.arange(len(order))
+    place = (order == single).argmax(axis=1)
+    base, base_std = utility[rows, place, None], std[rows, place, None]
+    sure = utility - base - z * np.hypot(std, base_std) > 0
+    sure[rows, place] = True
+    return np.where(sure | ~np.isfinite(base), utility, -np.inf)
 
 
 def curve_of_choices(
@@ -132,6 +183,8 @@ def replay(
     cost: FloatArray,
     weights: FloatArray,
     cheapest: int,
+    guard: Guard | None = None,
+    expected_std: FloatArray | None = None,
 ) -> Curve:
     """Sweep the weight of cost over estimates and read the outcomes off a table where every model was observed.
 
@@ -145,6 +198,8 @@ def replay(
         Of a unit of cost, see `sweep_weights`.
     cheapest : int
         The model of the added point "everything to the cheapest model".
+    guard, expected_std : Guard and array of shape (n, m), optional
+        See `choose`.
 
     Returns
     -------
@@ -163,7 +218,7 @@ def replay(
         )
     if not (np.isfinite(quality).all() and np.isfinite(cost).all()):
         raise DataError("replay needs an outcome of every model on every prompt; drop rows with NaN first")
-    choices = choose(expected_quality, expected_cost, weights)
+    choices = choose(expected_quality, expected_cost, weights, guard=guard, expected_std=expected_std)
     everything_cheap = np.full((1, len(quality)), cheapest, dtype=np.int16)
     return curve_of_choices(
         np.concatenate([choices, everything_cheap]), np.append(weights, np.inf), quality=quality, cost=cost

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from llmrouter.evaluation._format import cost_display, difference, findings, headline, number, share
 from llmrouter.evaluation._result import EvaluationResult, RouterResult
@@ -64,9 +65,13 @@ def _chosen(result: EvaluationResult) -> list[str]:
     lines = []
     for name, router in result.routers.items():
         if router.tuning:
-            chosen = ", ".join(f"{key}={value:g}" for key, value in router.parameters.items())
+            chosen = ", ".join(f"{key}={_plain(value)}" for key, value in router.parameters.items())
             lines.append(f"{name} was tuned on train: {chosen}.")
     return lines
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 
 def _all_notes(result: EvaluationResult) -> list[str]:

@@ -41,7 +41,13 @@ class UtilityPolicy(BasePolicy):
         self, cost_weight: float = 0.3, *, guard: float | str | None = "auto", reference_cost_usd: float = 1.0
     ) -> None:
         self.cost_weight = require("cost_weight", cost_weight, least=0)
-        self.guard = guard if guard is None or guard == "auto" else require("guard", guard, least=0)
+        self.guard: float | str | None
+        if guard is None or guard == "auto":
+            self.guard = guard
+        elif isinstance(guard, str):
+            raise ConfigError(f"guard must be 'auto', a number >= 0 or null; got {guard!r}")
+        else:
+            self.guard = require("guard", guard, least=0)
         self.reference_cost_usd = require("reference_cost_usd", reference_cost_usd, above=0)
         self._facts: TrainingFacts | None = None
         self._calibrator: FloorCalibrator | None = None

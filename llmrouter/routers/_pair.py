@@ -12,8 +12,7 @@ from llmrouter.exceptions import DataError
 from llmrouter.outcomes import OutcomeTable
 from llmrouter.registry import create
 from llmrouter.routers._base import Router
-from llmrouter.routers._baselines import MeanRouter
-from llmrouter.routers._knn import KNNRouter
+from llmrouter.routers._neighbours import NeighbourRouter
 from llmrouter.types import FloatArray
 
 CostUnit = Literal["output_tokens", "usd"]
@@ -38,8 +37,8 @@ def fit_pair(
 ) -> RouterPair:
     """Fit the router registered as `name` on quality and on cost.
 
-    The kNN family shares one index and the same parameters for both. Every other router estimates cost by itself
-    too, except the baselines, which do not read the prompt and take each model's mean.
+    Neighbour routers share one index and the same parameters for both. A router that cannot estimate amounts names
+    the one that does it in its place (`BaseRouter.cost_router`): the baselines take each model's mean.
 
     Parameters
     ----------
@@ -62,10 +61,16 @@ def fit_pair(
     target, unit = cost_target(table)
     quality: Router = create("router", name, **dict(parameters or {}))
     quality.fit(X, table.quality)
-    if isinstance(quality, KNNRouter):
-        cost: Router = KNNRouter(**quality.get_params()).fit_shared(quality.index_, target)
-        return RouterPair(quality, cost, unit, name)
-    return RouterPair(quality, MeanRouter().fit(X, target), unit, "mean")
+    other = getattr(quality, "cost_router", None)
+    if isinstance(quality, NeighbourRouter):
+        same = {"k": quality.k, "index": quality.index}
+        cost: NeighbourRouter = (
+            type(quality)(**quality.get_params()) if other is None else create("router", other, **same)
+        )
+        return RouterPair(quality, cost.fit_shared(quality.index_, target), unit, name if other is None else other)
+    if other is None:
+        return RouterPair(quality, create("router", name, **dict(parameters or {})).fit(X, target), unit, name)
+    return RouterPair(quality, create("router", other).fit(X, target), unit, other)
 
 
 def cost_target(table: OutcomeTable) -> tuple[FloatArray, CostUnit]:

@@ -19,7 +19,7 @@ async def route(request: Request) -> Response:
     """Return the decision for a chat body, with estimates for every model; no model is called."""
     gateway = gateway_of(request)
     chat = await read_chat(request, gateway)
-    return decision_response(await gateway.decide(chat, neighbours=_NEIGHBOURS))
+    return decision_response(await gateway.decide(chat, neighbours=_NEIGHBOURS, dry_run=True))
 
 
 def decision_response(decision: Decision) -> Response:

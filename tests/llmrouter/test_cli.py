@@ -94,7 +94,7 @@ def test_eval_writes_the_report(tmp_path, capsys):
     assert main(arguments) == 0
     printed = capsys.readouterr().out
     results = json.loads((out / "results.json").read_text())
-    names = {"knn:k=20", "best-single", "zero", "random", "oracle", "cheapest"}
+    names = {"knn:k=20", "best-single", "zero", "random", "oracle", "cheapest", "task-mean"}
     assert set(results["routers"]) == names
     assert all(name in printed for name in names)
     for key in ("aiq", "aiq_code", "qnc", "peak_quality", "intervals"):

@@ -5,7 +5,7 @@ from llmrouter.registry import available, create, parse_spec, resolve
 
 
 def test_every_builtin_name_resolves():
-    for kind in ("encoder", "index", "router", "policy", "bound", "store", "backend"):
+    for kind in ("encoder", "index", "router", "policy", "flow", "bound", "store", "backend"):
         for name in available(kind):
             assert isinstance(resolve(kind, name), type), (kind, name)
 

@@ -13,9 +13,9 @@ from hypothesis import settings as trials
 from hypothesis import strategies as st
 
 from llmrouter.exceptions import ConfigError
-from llmrouter.policy import UtilityPolicy
+from llmrouter.policy import LatencyPolicy, UtilityPolicy
 from llmrouter.pool import LiteLLMBackend, OpenAIBackend, ScriptedBackend, Timeouts
-from llmrouter.types import Capability, ModelCard, Price
+from llmrouter.types import Capability, ModelCard, Price, Speed
 from service.gateway import Gateway, build_backends, spool_path
 from service.settings import DEFAULT_CONFIG, Settings, build_policy, load_settings, parse_settings
 
@@ -125,6 +125,38 @@ def test_policy_values_may_come_from_variables() -> None:
     assert policy.cost_weight == 0.7
 
 
+def test_policies_nest_and_their_values_are_converted() -> None:
+    settings = of({"policy": {"kind": "latency", "limit_s": "${LIMIT:-2}", "base": {"cost_weight": "0.7"}}})
+    policy = build_policy(settings.policy)
+    assert isinstance(policy, LatencyPolicy)
+    assert policy.limit_s == 2.0
+    assert isinstance(policy.base, UtilityPolicy)
+    assert policy.base.cost_weight == 0.7
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"kind": "quality_floor", "floor": 0.97, "confidence": 0.9, "bound": "normal"},
+        {"kind": "budget", "usd_per_1k": 2, "burst_requests": 50},
+        {"kind": "quota", "shares": {"a": 0.2}, "rate": 0.01, "window": 100, "base": {"kind": "thompson", "seed": 3}},
+        {"kind": "sticky", "idle_s": 60, "base": {"kind": "category_map", "usd_per_1k": 1.5, "clusters": 8}},
+        {"kind": "subset", "max_models": 3, "latency_s": 2.5, "base": {"kind": "ucb", "preference": {"a": 0.8}}},
+    ],
+)
+def test_every_policy_can_be_configured(section: dict[str, Any]) -> None:
+    policy = build_policy(of({"policy": section}).policy)
+    assert policy.name.startswith(section["kind"])
+
+
+def test_speed_and_energy_of_a_model() -> None:
+    entry = {**ONE, "speed": {"time_to_first_token_s": 0.4, "tokens_per_s": 80}, "energy_j_per_token": 2.5}
+    card = of({"pool": [entry]}).cards[0]
+    assert card.speed == Speed(0.4, 80.0)
+    assert card.energy_j_per_token == 2.5
+    assert of({}).cards[0].speed is None
+
+
 def test_overrides() -> None:
     settings = of({})
     moved = settings.at(host="127.0.0.2", port=0)
@@ -170,6 +202,11 @@ def test_an_empty_variable_counts_as_unset_only_with_a_default() -> None:
 # Mistakes
 
 
+def nested(depth: int) -> dict[str, Any]:
+    """A policy that wraps that many others."""
+    return {"kind": "sticky", "base": nested(depth - 1)} if depth else {}
+
+
 @pytest.mark.parametrize(
     ("change", "path", "said"),
     [
@@ -192,6 +229,33 @@ def test_an_empty_variable_counts_as_unset_only_with_a_default() -> None:
             "valid number, unable to parse string as a number; got 'high'",
         ),
         ({"policy": {"reference_cost_usd": 1}}, "policy.reference_cost_usd", "unknown key"),
+        ({"policy": {"kind": "sticky", "clock": 1}}, "policy.clock", "unknown key"),
+        ({"policy": {"kind": "latency"}}, "policy.limit_s", "is required"),
+        (
+            {"policy": {"kind": "sticky", "base": {"cost_wieght": 1}}},
+            "policy.base.cost_wieght",
+            "did you mean 'cost_weight'?",
+        ),
+        (
+            {"policy": {"kind": "sticky", "base": {"kind": "quota", "shares": {"a": 1}, "base": {"kind": "bugdet"}}}},
+            "policy.base.base.kind",
+            "did you mean 'budget'?",
+        ),
+        (
+            {"policy": {"kind": "sticky", "base": {"kind": "budget", "usd_per_1k": -1}}},
+            "policy.base",
+            "usd_per_1k must be a finite number > 0; got -1",
+        ),
+        ({"policy": {"kind": "sticky", "base": "utility"}}, "policy.base", "must be a mapping; got 'utility'"),
+        ({"policy": {"kind": "quota", "shares": {"a": "x"}}}, "policy.shares.a", "got 'x'"),
+        ({"policy": {"kind": "quota", "shares": {"a": 1.5}}}, "policy", "shares.a must be a finite number"),
+        ({"policy": nested(9)}, "policy" + ".base" * 8, "policies nest at most 8 deep"),
+        (
+            {"pool": [{**ONE, "speed": {"time_to_first_token_s": -1, "tokens_per_s": 80}}]},
+            "pool[0].speed.time_to_first_token_s",
+            "greater than 0",
+        ),
+        ({"pool": [{**ONE, "speed": {"tokens_per_s": 80}}]}, "pool[0].speed.time_to_first_token_s", "is required"),
         ({"log": {"prompts": "all"}}, "log.prompts", "must be 'text', 'hash' or 'none'; got 'all'"),
         ({"log": {"flush_interval_s": 0}}, "log.flush_interval_s", "greater than 0; got 0"),
         (

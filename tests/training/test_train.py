@@ -43,7 +43,7 @@ def table(n=60, *, splits=("train", "test"), one_armed=False, texts=True):
 
 
 def test_artifact_carries_its_evaluation_and_routes(tmp_path):
-    trained = train(table(), tmp_path, say=lambda line: None)
+    trained = train(table(), tmp_path, router="knn", encoder="static", say=lambda line: None)
     assert (tmp_path / "current").resolve() == trained.folder
     document = json.loads((trained.folder / "evaluation.json").read_text())
     assert set(document["routers"]) >= {"knn", "zero", "oracle", "best-single", "random"}
@@ -63,7 +63,7 @@ def test_training_is_reproducible(tmp_path):
 
 def test_without_a_test_split_parameters_are_tuned_on_train(tmp_path):
     lines = []
-    trained = train(table(splits=("train",)), tmp_path, promote=False, say=lines.append)
+    trained = train(table(splits=("train",)), tmp_path, router="knn", promote=False, say=lines.append)
     assert trained.evaluation is None
     assert trained.parameters["k"] in range(5, 60)
     assert not (tmp_path / "current").exists()
@@ -72,8 +72,9 @@ def test_without_a_test_split_parameters_are_tuned_on_train(tmp_path):
 
 def test_a_one_armed_log_is_trained_on_with_strong_smoothing(tmp_path):
     lines = []
-    trained = train(table(one_armed=True), tmp_path, say=lines.append)
-    assert dict(trained.parameters) == dict(UNTUNED)
+    trained = train(table(one_armed=True), tmp_path, router="knn", say=lines.append)
+    assert dict(trained.parameters) == {"k": 100, "shrinkage": 5.0}
+    assert UNTUNED["knn"] == "knn:k=100,shrinkage=5.0"
     assert any("not evaluated" in line for line in lines)
     assert any("not tuned" in line for line in lines)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmrouter.encoders import CachedEncoder, OnnxEncoder, SentenceTransformersEncoder, StaticEncoder
+from llmrouter.encoders import CachedEncoder, FormEncoder, OnnxEncoder, SentenceTransformersEncoder, StaticEncoder
 from tests.contracts.encoder_kit import check_encoder
 
 SMALL = {"max_windows": 2, "window_tokens": 24}
@@ -30,3 +30,7 @@ def test_sentence_transformers(minilm_folder):
 @pytest.mark.slow
 def test_onnx_int8(minilm_onnx_folder):
     check_encoder(OnnxEncoder(minilm_onnx_folder, **SMALL), OnnxEncoder(minilm_onnx_folder, threads=2, **SMALL))
+
+
+def test_form():
+    check_encoder(FormEncoder(), FormEncoder(base="static", weight=0.12))

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from llmrouter.evaluation import evaluate, format_result, tune_knn
+from llmrouter.evaluation import evaluate, format_result, tune
 from llmrouter.evaluation._costs import make_evaluable
 from llmrouter.evaluation._fit import fit_and_estimate
 from llmrouter.exceptions import ConfigError, DataError
@@ -153,14 +153,14 @@ def test_tuning_finds_the_useful_neighbourhood_and_records_it(result):
 def test_tuning_sees_the_training_rows_only(result, topics):
     table, X = topics
     train = np.array([split == "train" for split in table.splits])
-    alone = tune_knn(table.select(train), X[train], seed=3)
+    alone = tune("knn", table.select(train), X[train], seed=3)
     assert result.routers["knn"].tuning["score"] == alone.score
     assert result.routers["knn"].parameters == alone.parameters
 
 
 def test_a_tuning_score_is_the_mean_aiq_of_evaluating_each_fold(topics):
     table, X = topics
-    tuning = tune_knn(table, X, seed=11, neighbours=[7], shrinkages=[2.0])
+    tuning = tune("knn", table, X, seed=11, grid=[{"k": 7, "shrinkage": 2.0}])
     scores = []
     for held_out in np.array_split(np.random.default_rng(11).permutation(len(table)), 5):
         splits = ["test" if row in set(held_out.tolist()) else "train" for row in range(len(table))]
@@ -175,13 +175,13 @@ def test_tuning_needs_complete_rows(table_of):
     quality[np.arange(20), np.arange(20) % 2] = 1.0
     train = table_of(quality, [1.0, 2.0], splits=["train"] * 20)
     with pytest.raises(DataError, match="Give the parameters instead"):
-        tune_knn(train, np.eye(20))
+        tune("knn", train, np.eye(20))
 
 
 def test_tuning_falls_back_to_quality_where_aiq_is_undefined(table_of):
     random = np.random.default_rng(1)
     train = table_of(random.random((30, 2)), [1.0, 1.0], splits=["train"] * 30)
-    assert tune_knn(train, random.standard_normal((30, 3))).objective == "quality"
+    assert tune("knn", train, random.standard_normal((30, 3))).objective == "quality"
 
 
 def test_a_model_never_observed_on_train_is_noted_and_never_chosen(topics):

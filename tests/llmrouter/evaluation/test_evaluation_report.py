@@ -1,5 +1,6 @@
 """Reports: pinned JSON, decisions without prompts, an escaped page, a picture, a table."""
 
+import dataclasses
 import html.parser
 import json
 import re
@@ -37,7 +38,8 @@ def test_pinned_results_json(folder, result):
     knn = found["routers"]["knn:k=15"]
     assert {"aiq", "aiq_code", "qnc", "peak_quality", "intervals"} <= set(knn)
     assert knn["aiq"] == result.routers["knn:k=15"].aiq
-    assert set(knn["intervals"]) == {"aiq", "aiq_minus_zero", "aiq_minus_best_single"}
+    differences = {"aiq_minus_zero", "aiq_minus_best_single", "quality_minus_best_single"}
+    assert set(knn["intervals"]) == {"aiq", "quality", *differences}
     assert set(knn["intervals"]["aiq"]) == {"estimate", "low", "high", "level", "undefined"}
     assert found["settings"]["seed"] == 0
     assert found["versions"]["numpy"] == np.__version__
@@ -93,12 +95,13 @@ class Outline(html.parser.HTMLParser):
 
     def __init__(self):
         super().__init__()
-        self.tags, self.links, self.open = [], [], []
+        self.tags, self.links, self.open, self.ids = [], [], [], []
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
-        self.links += [value for name, value in attrs if name in {"src", "href"}]
-        if tag not in {"meta", "br"}:
+        self.links += [value for name, value in attrs if name in {"src", "href", "action", "srcset", "data", "poster"}]
+        self.ids += [value for name, value in attrs if name == "id"]
+        if tag not in {"meta", "br", "input"}:
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -113,8 +116,11 @@ def test_page_is_well_formed_and_self_contained(folder):
     outline = Outline()
     outline.feed(page)
     assert outline.open == []
-    assert outline.links == []
+    assert len(set(outline.ids)) == len(outline.ids)
+    assert {f"#{identity}" for identity in outline.ids} >= set(outline.links)
     assert "url(" not in page
+    assert "http:" not in page
+    assert "https:" not in page
     assert "svg" in outline.tags
     assert "default-src 'none'" in page
 
@@ -129,7 +135,8 @@ def test_page_escapes_every_name(table_of):
     block = re.search(r'id="points">(.*?)</script>', page, re.DOTALL).group(1)
     assert not set("<>&") & set(block)
     points = json.loads(block)
-    assert any(HOSTILE in point["text"] for point in points)
+    assert points["routers"][0]["name"] == HOSTILE
+    assert HOSTILE.rsplit("/", 1)[-1] in points["models"]
     outline = Outline()
     outline.feed(page)
     assert outline.open == []
@@ -173,6 +180,18 @@ def test_terminal_table_is_aligned_ascii(result):
             assert line[end - 1] != " "
     assert "knn:k=15 reaches the quality of org/model-2" in text
     assert max(map(len, lines[rule:])) <= 160
+
+
+def test_the_terminal_tells_what_tuning_chose_and_of_many_routers_the_best_few(topics):
+    table, X = topics
+    found = evaluate(table, X, routers=[f"knn:k={k}" for k in range(1, 9)], resamples=0)
+    tuned = dataclasses.replace(
+        found.routers["knn:k=1"], tuning={"folds": 5}, parameters={"penalty": None, "length": 0.5, "flag": True}
+    )
+    text = format_result(dataclasses.replace(found, routers={**found.routers, "knn:k=1": tuned}))
+    assert "knn:k=1 was tuned on train: penalty=None, length=0.5, flag=True." in text
+    assert text.count("reaches the quality of") == 6
+    assert "2 more are in the report" in text
 
 
 def test_labels_cover_neither_points_nor_each_other():
