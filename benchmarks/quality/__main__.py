@@ -8,7 +8,6 @@ at a test split into ``benchmarks/results/test_looks.jsonl``, and the leaderboar
 from __future__ import annotations
 
 import argparse
-import logging
 import multiprocessing
 import os
 import sys
@@ -19,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.quality.protocols import PROTOCOLS
 from benchmarks.quality.render import render
-from benchmarks.quality.run import NO_ENCODER, run_one_protocol, run_set
+from benchmarks.quality.run import NO_ENCODER, run_one_protocol, run_set, say_what_is_done
 from benchmarks.quality.sets import SETS
 
 
@@ -47,7 +46,7 @@ def _run(options: argparse.Namespace) -> int:
     # read by the linear algebra libraries when a process loads them: one thread each, as in the gateway
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     with ProcessPoolExecutor(
-        options.jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_verbose
+        options.jobs, mp_context=multiprocessing.get_context("spawn"), initializer=say_what_is_done
     ) as pool:
         waiting: dict[Future[str], str] = {}
         for data in SETS:
@@ -74,10 +73,6 @@ def _run(options: argparse.Namespace) -> int:
             print(f"== {waiting[done]} ({time.perf_counter() - started:.0f} s)\n{text}", flush=True)
     print(f"all in {time.perf_counter() - started:.0f} s" + (f", {failed} failed" if failed else ""))
     return failed
-
-
-def _verbose() -> None:
-    logging.basicConfig(format="%(message)s", level=logging.INFO)
 
 
 if __name__ == "__main__":

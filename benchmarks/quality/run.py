@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import time
@@ -67,6 +68,11 @@ def run_one_protocol(data: DataSet, protocol: dict[str, Any], *, label: str) -> 
     result = run_protocol(table=table, X=X, cost=data.cost, look_log=LOOKS, **protocol)
     _write(RESULTS / "quality" / "protocols" / f"{data.name}-{label}.json", protocol_as_json(result))
     return format_protocol(result)
+
+
+def say_what_is_done() -> None:
+    """Print a line for each router that is done; called once in each process."""
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
 
 
 def machine() -> str:

@@ -13,13 +13,14 @@ import numpy as np
 from llmrouter.evaluation._page import render_page
 from llmrouter.evaluation._plain import plain
 from llmrouter.evaluation._plot import save_plot
+from llmrouter.evaluation._protocol_result import ProtocolResult
 from llmrouter.evaluation._result import EvaluationResult, OperatingPoint, RouterResult
 from llmrouter.exceptions import DataError, MissingExtraError
 
 FORMAT = "llmrouter-evaluation/1"
 
 
-def write_report(result: EvaluationResult, folder: Path) -> list[Path]:
+def write_report(result: EvaluationResult, folder: Path, *, protocols: Sequence[ProtocolResult] = ()) -> list[Path]:
     """Write all files of a report; an existing report in the folder is replaced.
 
     Returns
@@ -41,7 +42,7 @@ def write_report(result: EvaluationResult, folder: Path) -> list[Path]:
         paths[0].write_text(text + "\n", encoding="utf-8")
         write_decisions(result, paths[1])
         save_plot(result, paths[2])
-        paths[3].write_text(render_page(result), encoding="utf-8")
+        paths[3].write_text(render_page(result, protocols=protocols), encoding="utf-8")
     except OSError as error:
         raise DataError(f"cannot write the report into {folder}: {error}") from error
     return paths

@@ -66,9 +66,8 @@ def _zero_bounds(mean_cost: FloatArray, mean_quality: FloatArray) -> tuple[Float
 
 def _distinct(curve: Curve) -> tuple[FloatArray, FloatArray]:
     """Return the (p, n) costs and qualities without repeated operating points: neighbouring weights often agree."""
-    if curve.choices is None:
-        return curve.cost, curve.quality
-    _, first = np.unique(curve.choices, axis=0, return_index=True)
+    # by what they cost and achieve: a flow may keep the same models after other calls
+    _, first = np.unique(np.concatenate([curve.cost, curve.quality], axis=1), axis=0, return_index=True)
     return curve.cost[first], curve.quality[first]
 
 
