@@ -245,6 +245,9 @@ def _add_eval(commands: Any) -> None:
         help="repeat the evaluation: random splits, models hidden and added, tasks held out, fewer train prompts, "
         "outcomes missing; writes protocol-NAME.json in place of the report",
     )
+    parser.add_argument(
+        "--include", type=Path, nargs="*", default=[], metavar="FILE", help="protocol-*.json to show in report.html"
+    )
     parser.add_argument("--draws", type=int, default=5, metavar="N", help="of the protocol, for each condition")
     parser.add_argument("--hidden", default="", metavar="A,B", help="new-models: models to hide in training")
     parser.add_argument(
@@ -254,7 +257,7 @@ def _add_eval(commands: Any) -> None:
 
 def _eval(options: argparse.Namespace) -> int:
     from llmrouter.encoders import encode_cached, load_encoder
-    from llmrouter.evaluation import evaluate, format_result, write_report
+    from llmrouter.evaluation import evaluate, format_result, read_protocol, write_report
     from llmrouter.outcomes import load_table
 
     table = load_table(_data_folder(options.data))
@@ -281,7 +284,7 @@ def _eval(options: argparse.Namespace) -> int:
         look_log=options.look_log,
     )
     print(format_result(result))
-    for path in write_report(result, options.out):
+    for path in write_report(result, options.out, protocols=[read_protocol(path) for path in options.include]):
         print(f"wrote {path}")
     return 0
 

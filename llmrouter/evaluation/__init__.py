@@ -45,6 +45,7 @@ from llmrouter.evaluation._protocol_result import (
     ProtocolResult,
     format_protocol,
     protocol_as_json,
+    read_protocol,
     write_protocol,
 )
 from llmrouter.evaluation._protocols import (
@@ -132,6 +133,7 @@ __all__ = [
     "qnc",
     "quality_at_cost",
     "random_splits",
+    "read_protocol",
     "regret",
     "relative_gain",
     "reliability",

@@ -125,6 +125,7 @@ def protocol_as_json(result: ProtocolResult) -> dict[str, Any]:
             "standard_error": cell.standard_error,
             "values": cell.values,
             "seeds": cell.seeds,
+            "overlap": cell.overlap,
         }
         for cell in result.cells
     ]
@@ -158,6 +159,43 @@ def write_protocol(result: ProtocolResult, folder: Path) -> Path:
     except OSError as error:
         raise DataError(f"cannot write {path}: {error}") from error
     return path
+
+
+def read_protocol(path: Path) -> ProtocolResult:
+    """Read what `write_protocol` wrote, e.g. to show it in a report.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, or is not such a file.
+    """
+    try:
+        document = json.loads(path.read_bytes())
+        if document["format"] != FORMAT:
+            raise ValueError(f"format {document['format']!r}, expected {FORMAT!r}")
+        cells = tuple(
+            Cell(
+                router=cell["router"],
+                figure=cell["figure"],
+                condition=cell["condition"],
+                values=tuple(math.nan if value is None else float(value) for value in cell["values"]),
+                seeds=tuple(cell["seeds"]),
+                overlap=float(cell["overlap"]),
+            )
+            for cell in document["cells"]
+        )
+        return ProtocolResult(
+            document["protocol"],
+            document["data"],
+            cells,
+            document["settings"],
+            document["versions"],
+            tuple(document["notes"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path} is not the result of a protocol ({error!r}); make one with llmrouter eval --protocol"
+        ) from error
 
 
 def format_protocol(result: ProtocolResult) -> str:

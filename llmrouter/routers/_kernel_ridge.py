@@ -72,6 +72,7 @@ class KernelRidgeRouter(BaseRouter):
         self._slopes = self.whitening_ @ self.ridge_.coef_
         self._directions = self.whitening_ @ variance.directions
         self._origin = variance.centre @ variance.directions
+        self._across = max(float(variance.centre @ variance.centre - self._origin @ self._origin), 0.0)
 
     def _kernel(self, X: FloatArray) -> FloatArray:
         similarity = X.astype(np.float64) @ self.landmarks_.T
@@ -87,9 +88,10 @@ class KernelRidgeRouter(BaseRouter):
 
     def _estimate(self, X: FloatArray) -> tuple[FloatArray, FloatArray]:
         kernel = self._kernel(X)
-        squares = (kernel @ self._directions - self._origin) ** 2
+        along = kernel @ self._directions
+        squares = (along - self._origin) ** 2
         # A prompt's features have length 1 where landmarks are near; what is missing of it is prior variance.
-        rest = np.maximum(1.0 - squares.sum(axis=1, keepdims=True), 0.0)
+        rest = np.maximum(1.0 - self._across - (along * along).sum(axis=1, keepdims=True), 0.0)
         variance = self.ridge_.variance_
         total = squares @ variance.table[:-1] + rest * variance.table[-1] + variance.level
         return self._from_kernel(kernel), np.sqrt(total)

@@ -212,9 +212,11 @@ class StackRouter(BaseRouter):
 class FullStackRouter(StackRouter):
     """The stack over every kind of estimator that needs no index; slower to fit and to serve than `stack`.
 
-    For the leaderboard: it shows what a larger committee would add. Taking in a new model needs N scored prompts
-    (`add_column`), as for `stack`.
+    For the leaderboard: it shows what a larger committee would add. It has no guard, whose choice would take five
+    more fits. Taking in a new model needs N scored prompts (`add_column`), as for `stack`.
     """
+
+    guarded: ClassVar[bool] = False
 
     def __init__(
         self,
