@@ -47,9 +47,8 @@ def _with_reasons(
 def _reason(request: RoutingRequest, card: ModelCard, ratio: float) -> str:
     if request.allowed_models is not None and card.name not in request.allowed_models:
         return "not among the allowed models"
-    lacking = sorted(need.value for need in request.needs - card.capabilities)
-    if lacking:
-        return f"lacks {', '.join(lacking)}"
+    if request.needs and not request.needs <= card.capabilities:
+        return f"lacks {', '.join(sorted(need.value for need in request.needs - card.capabilities))}"
     if card.context_window is not None:
         tokens = round(request.prompt_tokens * ratio) + (request.max_output_tokens or 0)
         if tokens > card.context_window:

@@ -422,6 +422,8 @@ def _not_fitted(router: object) -> NotFittedError:
 
 
 def _as_floats(values: Any, dtype: type[np.floating[Any]], name: str) -> FloatArray:
+    if type(values) is np.ndarray and values.dtype == dtype:  # what an encoder gives: nothing to convert
+        return values
     if hasattr(values, "toarray"):
         raise DataError(f"{name} is a sparse matrix; pass a dense array")
     try:

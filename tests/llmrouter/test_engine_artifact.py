@@ -1,5 +1,6 @@
 """Engine and artifact: decisions, priors for unknown models, and everything that can be wrong with a folder."""
 
+import hashlib
 import json
 import math
 
@@ -8,6 +9,7 @@ import pytest
 
 from llmrouter import artifact
 from llmrouter.engine import PRIOR_STD, RoutingEngine
+from llmrouter.evaluation import prepare
 from llmrouter.exceptions import (
     ArtifactCorruptError,
     ArtifactError,
@@ -18,7 +20,7 @@ from llmrouter.exceptions import (
 from llmrouter.outcomes import OutcomeTable
 from llmrouter.policy import UtilityPolicy
 from llmrouter.types import Capability, ModelCard, Preference, Price, RoutingRequest
-from training.train import fit
+from training.train import calibration_of, fit
 
 
 class DirectionEncoder:
@@ -279,3 +281,94 @@ def test_newer_layout(tmp_path):
 def test_estimates_are_finite_everywhere():
     found = engine().estimate(["45"], [0])[0]
     assert all(math.isfinite(value) for value in (*found.quality, *found.quality_std, *found.cost_usd))
+
+
+# What training knows beyond the routers
+
+
+@pytest.mark.parametrize("router", ["stack", "ridge", "uniroute", "mlp"])
+def test_every_kind_of_router_survives_the_folder(tmp_path, router):
+    learned = trained(router, {})
+    loaded = load(save(tmp_path, learned))
+    for text in ("0", "30", "60", "90"):
+        request = RoutingRequest(text, prompt_tokens=2)
+        ours = RoutingEngine(CARDS, DirectionEncoder(), trained=learned, policy=UtilityPolicy()).route(request)
+        assert loaded.route(request).ranking == ours.ranking
+
+
+def test_routers_without_an_index_still_name_neighbours(tmp_path):
+    loaded = load(save(tmp_path, trained("ridge", {})))
+    decision = loaded.route(RoutingRequest("0", prompt_tokens=1), neighbours=2)
+    assert [n.prompt_id for n in decision.neighbours] == ["p0", "p1"]
+
+
+def test_calibration_and_guard_are_kept_and_bound_to_the_policy(tmp_path):
+    outcomes = table()
+    X = DirectionEncoder().encode(outcomes.router_texts())
+    ready = prepare("stack", outcomes, X, crossed=True)
+    learned = fit(
+        outcomes,
+        X,
+        name="stack",
+        parameters=ready.parameters,
+        guard=0.5,
+        calibration=calibration_of(ready, outcomes, X),
+    )
+    folder = save(tmp_path, learned)
+    loaded = load(folder)
+    assert loaded.trained.guard == 0.5
+    kept = loaded.trained.calibration
+    np.testing.assert_array_equal(kept.expected_quality, learned.calibration.expected_quality)
+    np.testing.assert_allclose(kept.embeddings, X, atol=1e-3)
+    assert loaded.trained.mean_cost_usd == learned.mean_cost_usd
+    facts = loaded.trained.facts(CARDS)
+    assert (facts.best_single, facts.cards, facts.guard) == ("large", tuple(CARDS), 0.5)
+    # the prompts themselves are nowhere in the folder
+    assert not any(b"45.0" in path.read_bytes() for path in (folder / "calibration").iterdir())
+
+
+def test_a_calibration_of_another_shape_is_named(tmp_path):
+    outcomes = table()
+    X = DirectionEncoder().encode(outcomes.router_texts())
+    ready = prepare("ridge", outcomes, X, crossed=True)
+    learned = fit(outcomes, X, name="ridge", parameters={}, calibration=calibration_of(ready, outcomes, X))
+    folder = save(tmp_path, learned)
+    (folder / "calibration" / "labels.json").write_text('{"models": ["small"], "tasks": []}')
+    manifest = json.loads((folder / "manifest.json").read_text())
+    digest = hashlib.sha256((folder / "calibration" / "labels.json").read_bytes()).hexdigest()
+    manifest["files"]["calibration/labels.json"] = digest
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactCorruptError, match="calibration"):
+        load(folder)
+
+
+@pytest.mark.parametrize("router", ["knn", "best-single"])
+def test_an_artifact_of_the_first_layout_still_loads(tmp_path, router):
+    learned = trained(router, {"k": 5} if router == "knn" else {})
+    folder = save(tmp_path, learned)
+    expected = load(folder).route(RoutingRequest("80", prompt_tokens=2))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["layout"] = 1
+    for key in ("guard", "mean_cost_usd"):
+        del manifest[key]
+    for entry in manifest["routers"].values():
+        values = {"parameters": entry["values"]["parameters"]}
+        if router != "knn":
+            values["n_features_in"] = 2
+        entry["values"] = values
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    loaded = load(folder)
+    assert loaded.route(RoutingRequest("80", prompt_tokens=2)).ranking == expected.ranking
+    assert loaded.trained.calibration is None
+
+
+def test_the_policy_sees_the_embedding():
+    seen = []
+
+    class Spy(UtilityPolicy):
+        def choose(self, request, candidates, estimates, /):
+            seen.append(estimates.embedding)
+            return super().choose(request, candidates, estimates)
+
+    RoutingEngine(CARDS, DirectionEncoder(), trained=trained(), policy=Spy()).route(RoutingRequest("90"))
+    np.testing.assert_allclose(seen[0], [0, 1], atol=1e-6)
