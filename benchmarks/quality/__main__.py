@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=2, help="processes; each uses one thread")
     parser.add_argument("--report", type=Path, metavar="DIR", help="also write page, plot and decisions there")
     parser.add_argument("--protocols", action="store_true", help="run the protocols too")
+    parser.add_argument("--only-protocols", action="store_true", help="run the protocols alone")
     parser.add_argument("--render-only", action="store_true", help="render the pages from the results that are there")
     options = parser.parse_args(arguments)
     failed = 0 if options.render_only else _run(options)
@@ -50,7 +51,7 @@ def _run(options: argparse.Namespace) -> int:
     ) as pool:
         waiting: dict[Future[str], str] = {}
         for data in SETS:
-            if data.name not in options.data:
+            if data.name not in options.data or options.only_protocols:
                 continue
             if data.folder is None:
                 print(f"skipped {data.name}: LLMROUTER_DATA is not set, or holds no such folder")
@@ -60,7 +61,7 @@ def _run(options: argparse.Namespace) -> int:
                     run_set, data, encoder, seed=options.seed, resamples=options.resamples, report=options.report
                 )
                 waiting[job] = f"{data.name}, {encoder}"
-        for (name, label), protocol in PROTOCOLS.items() if options.protocols else ():
+        for (name, label), protocol in PROTOCOLS.items() if options.protocols or options.only_protocols else ():
             data = next(data for data in SETS if data.name == name)
             if name in options.data and data.folder is not None:
                 job = pool.submit(run_one_protocol, data, protocol, label=label)
