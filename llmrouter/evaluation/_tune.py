@@ -22,6 +22,8 @@ from llmrouter.types import FloatArray
 
 GUARDS: tuple[float | None, ...] = (None, 0.0, 0.1, 0.25, 0.5, 1.0)
 """Guards tried, as z of a lower confidence bound; None leaves the best single model freely."""
+UNTUNED_GUARD = 0.25
+"""Where nothing can be replayed: the strongest that was chosen on any of the project's full-information data sets."""
 _UNIT_LOSS = 0.001
 """AIQ given up at most for the safer of two guards."""
 
@@ -133,13 +135,13 @@ def tune_guard(
     -------
     tuple
         The guard (z, or None for none), and every guard tried with its score. Where nothing can be replayed (no
-        prompt has an outcome of every model), guard 1.0 without scores.
+        prompt has an outcome of every model), `UNTUNED_GUARD` without scores.
     """
     costs = train.cost_usd if known_cost is None else known_cost
     complete = np.all(np.isfinite(train.quality) & np.isfinite(costs), axis=1)
     judged = [fold.held_out[complete[fold.held_out]] for fold in crossed.folds]
     if min(len(rows) for rows in judged) == 0:
-        return 1.0, ()
+        return UNTUNED_GUARD, ()
     measured = []
     for z in GUARDS:
         row = []

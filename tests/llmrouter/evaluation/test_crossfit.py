@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from llmrouter.evaluation import Guard, choose, cross_fit, evaluate, prepare, tune, tune_guard
+from llmrouter.evaluation._tune import UNTUNED_GUARD
 from llmrouter.exceptions import ConfigError
 from llmrouter.policy import TrainingFacts, UtilityPolicy
 from llmrouter.registry import create
@@ -125,12 +126,12 @@ def test_the_guard_is_chosen_on_held_out_estimates(topics):
     assert tune_guard(noise, train)[0] == 1.0
 
 
-def test_a_guard_without_complete_prompts_is_cautious(topics):
+def test_a_guard_that_cannot_be_chosen_has_a_default(topics):
     train, X = train_part(topics)
     quality = train.quality.copy()
     quality[np.arange(len(train)), np.arange(len(train)) % 3] = np.nan
     one_sided = dataclasses.replace(train, quality=quality)
-    assert tune_guard(cross_fit(one_sided, X, name="ridge", parameters={}), one_sided) == (1.0, ())
+    assert tune_guard(cross_fit(one_sided, X, name="ridge", parameters={}), one_sided) == (UNTUNED_GUARD, ())
 
 
 # Policies and flows over a router's estimates
