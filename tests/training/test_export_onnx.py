@@ -1,5 +1,4 @@
 import json
-import shutil
 
 import pytest
 
@@ -35,15 +34,11 @@ def test_int8_export_records_what_it_costs(tiny, int8_folder):
     assert {path.name for path in int8_folder.iterdir()} == {"config.json", "model.onnx", "tokenizer.json"}
 
 
-def test_an_export_that_differs_is_refused_and_leaves_nothing(tiny, int8_folder, tmp_path, monkeypatch):
-    """An int8 graph in the place of the exact one is such an export."""
-
-    def export_graph(source, path, longest):
-        shutil.copy(int8_folder / "model.onnx", path)
-        return (int8_folder / "tokenizer.json").read_text(), 16
-
-    monkeypatch.setattr(export_onnx, "_export_graph", export_graph)
-    with pytest.raises(EncoderError, match=r"differs from the original: smallest cosine 0\.9"):
+def test_an_export_that_differs_is_refused_and_leaves_nothing(tiny, tmp_path, monkeypatch):
+    """The graph of a model of other weights in the place of the right one is such an export."""
+    other, export_graph = resolve_source(save_tiny_bert(tmp_path / "other", seed=1)), export_onnx._export_graph
+    monkeypatch.setattr(export_onnx, "_export_graph", lambda source, path, longest: export_graph(other, path, longest))
+    with pytest.raises(EncoderError, match="differs from the original: smallest cosine"):
         export_onnx.export(resolve_source(tiny), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
