@@ -24,7 +24,7 @@ GUARDS: tuple[float | None, ...] = (None, 0.0, 0.1, 0.25, 0.5, 1.0)
 """Guards tried, as z of a lower confidence bound; None leaves the best single model freely."""
 UNTUNED_GUARD = 0.25
 """Where nothing can be replayed: the strongest that was chosen on any of the project's full-information data sets."""
-_UNIT_LOSS = 0.001
+_MOST_LOSS = 0.001
 """AIQ given up at most for the safer of two guards."""
 
 
@@ -161,7 +161,7 @@ def tune_guard(
         measured.append(row)
     scores, _ = _objective(np.array(measured))
     tried = tuple({"guard": z, "score": score} for z, score in zip(GUARDS, scores.tolist(), strict=True))
-    enough = [z for z, score in zip(GUARDS, scores.tolist(), strict=True) if score >= scores.max() - _UNIT_LOSS]
+    enough = [z for z, score in zip(GUARDS, scores.tolist(), strict=True) if score >= scores.max() - _MOST_LOSS]
     return enough[-1], tried
 
 

@@ -86,7 +86,7 @@ class StackRouter(BaseRouter):
             combined = self._combine(held_out, share)
             if np.isfinite(self.upper_):
                 self._calibrate(combined, y[used], weight[used])
-        kept = share >= _LEAST_WEIGHT * max(share.sum(), 1e-12) if share.sum() > 0 else share == share
+        kept = share >= _LEAST_WEIGHT * share.sum()
         self.weights_ = {spec: float(value) for spec, value, keep in zip(specs, share, kept, strict=True) if keep}
         self.members_ = {spec: _make(spec).fit(X, y, weight) for spec in self.weights_}
         self._prepare()

@@ -90,8 +90,6 @@ class TwoStepRouter(ClusterRouter):
         if labels.shape != (len(X),):
             raise DataError(f"labels must be ({len(X)},), one category a prompt; got {labels.shape}")
         keep = weight > 0
-        if not keep.any():
-            raise DataError("every sample_weight is 0; categories need at least one prompt that counts")
         _, numbers = np.unique(labels[keep], return_inverse=True)
         member = np.eye(int(numbers.max()) + 1)[numbers] * weight[keep, None]
         centroids = unit_rows(member.T @ unit_rows(X[keep])).astype(np.float32)
