@@ -23,6 +23,12 @@ from llmrouter.exceptions import ConfigError
 from llmrouter.pool import Timeouts
 from llmrouter.types import Capability, ModelCard, Price, Speed
 from service import config_checks, config_file, config_problems
+from service.cache.settings import CacheSettings
+from service.keys.settings import AuthSettings
+from service.limits.settings import LimitsSettings, RedisSettings
+from service.resilience.settings import ResilienceSettings
+from service.section import Section
+from service.telemetry.settings import TelemetrySettings
 
 if TYPE_CHECKING:
     from llmrouter.engine import RoutingEngine
@@ -34,10 +40,6 @@ DEFAULT_CONFIG = Path(__file__).parent / "default.yaml"
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$"
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-
 def _refuse(value: object) -> None:
     if value:
         raise ValueError("is not available in this version yet; remove it (or leave it empty)")
@@ -47,7 +49,7 @@ NotYet = Annotated[None, BeforeValidator(_refuse)]
 """A section of the agreed configuration that a later version reads: accepted only while absent or empty."""
 
 
-class PriceSettings(_Section):
+class PriceSettings(Section):
     """US dollars per million tokens."""
 
     input: NonNegativeFloat
@@ -55,14 +57,14 @@ class PriceSettings(_Section):
     cached_input: NonNegativeFloat | None = None
 
 
-class SpeedSettings(_Section):
+class SpeedSettings(Section):
     """How fast a model answers: seconds to its first token, then tokens per second."""
 
     time_to_first_token_s: PositiveFloat
     tokens_per_s: PositiveFloat
 
 
-class TimeoutSettings(_Section):
+class TimeoutSettings(Section):
     """Seconds; see `llmrouter.pool.Timeouts`."""
 
     connect_s: PositiveFloat = 5.0
@@ -75,7 +77,7 @@ class TimeoutSettings(_Section):
         return Timeouts(**self.model_dump())
 
 
-class ModelSettings(_Section):
+class ModelSettings(Section):
     """One model of the pool.
 
     Attributes
@@ -132,7 +134,7 @@ class ModelSettings(_Section):
         )
 
 
-class RouterSettings(_Section):
+class RouterSettings(Section):
     """The trained router, and what it reads of a chat.
 
     Attributes
@@ -159,7 +161,7 @@ class PolicySettings(BaseModel):
     kind: str = "utility"
 
 
-class LogSettings(_Section):
+class LogSettings(Section):
     """The outcome log.
 
     Attributes
@@ -184,7 +186,7 @@ class LogSettings(_Section):
     spool: Path | None = None
 
 
-class ServerSettings(_Section):
+class ServerSettings(Section):
     """Where the gateway listens.
 
     Attributes
@@ -209,7 +211,7 @@ class ServerSettings(_Section):
     drain_s: PositiveInt = 30
 
 
-class Settings(_Section):
+class Settings(Section):
     """The whole configuration, frozen."""
 
     pool: tuple[ModelSettings, ...]
@@ -217,13 +219,13 @@ class Settings(_Section):
     policy: PolicySettings = PolicySettings()
     log: LogSettings = LogSettings()
     server: ServerSettings = ServerSettings()
-    auth: NotYet = None
-    limits: NotYet = None
-    cache: NotYet = None
-    resilience: NotYet = None
+    auth: AuthSettings | None = None
+    limits: LimitsSettings = LimitsSettings()
+    cache: CacheSettings | None = None
+    resilience: ResilienceSettings = ResilienceSettings()
     learning: NotYet = None
-    redis: NotYet = None
-    telemetry: NotYet = None
+    redis: RedisSettings | None = None
+    telemetry: TelemetrySettings = TelemetrySettings()
 
     @property
     def cards(self) -> tuple[ModelCard, ...]:

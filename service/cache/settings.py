@@ -1,0 +1,9 @@
+"""Settings of this package."""
+
+from __future__ import annotations
+
+from service.section import Section
+
+
+class CacheSettings(Section):
+    """See the module."""

@@ -1,0 +1,1 @@
+"""Other shapes of requests and answers than chat completions, translated both ways."""

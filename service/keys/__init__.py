@@ -1,0 +1,1 @@
+"""Virtual keys: who asks, and what they may."""

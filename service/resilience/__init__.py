@@ -1,0 +1,1 @@
+"""What happens when a model of the pool fails or is slow."""
