@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from llmrouter.encoders import Encoder
-from llmrouter.exceptions import ConfigError, DataError
+from llmrouter.exceptions import ConfigError, DataError, LLMRouterError
 from llmrouter.index import Neighbors, VectorIndex
 from llmrouter.policy import Calibration, Policy, TrainingFacts, candidates_for
 from llmrouter.routers import BaseRouter, NeighbourRouter, Router
@@ -31,6 +31,9 @@ PRIOR_STD = 0.25
 """Standard error given to a model that the artifact does not know: half the width of [0, 1], halved again."""
 PRIOR_OUTPUT_TOKENS = 256.0
 """Completion tokens expected of a model where nothing at all is known."""
+
+
+_DECIMALS, _DOLLAR_DECIMALS = 9, 14
 
 
 @dataclass(frozen=True)
@@ -175,16 +178,58 @@ class RoutingEngine:
         UnknownModelError
             If the request allows only models that the pool lacks.
         """
-        candidates = candidates_for(request, self.cards, token_ratio=self.trained.token_ratio)
-        embedding = self.encoder.encode([request.text])
-        estimates, found = self._estimate(embedding, [request.prompt_tokens], least=neighbours)
-        decision = self.policy.choose(request, candidates, estimates[0])
-        return replace(
-            decision,
+        (decided,) = self.route_many([request], neighbours=neighbours)
+        if isinstance(decided, LLMRouterError):
+            raise decided
+        return decided
+
+    def route_many(
+        self, requests: Sequence[RoutingRequest], *, neighbours: int = 0
+    ) -> list[Decision | LLMRouterError]:
+        """Decide for several requests at once; each gets what it would get alone.
+
+        Parameters
+        ----------
+        requests : sequence of RoutingRequest
+            What is asked, at least one.
+        neighbours : int
+            See `route`.
+
+        Returns
+        -------
+        list of (Decision or LLMRouterError)
+            In order; an error is that of its own request (see `route`), the others are decided.
+        """
+        try:
+            embeddings = self.encoder.encode([request.text for request in requests])
+        except LLMRouterError as error:
+            if len(requests) == 1:
+                return [error]
+            # One text spoils the batch: find out which.
+            return [self.route_many([request], neighbours=neighbours)[0] for request in requests]
+        tokens = [request.prompt_tokens for request in requests]
+        estimates, found = self._estimate(embeddings, tokens, least=neighbours)
+        return [
+            self._decide(request, estimates[row], self._named(found, row, neighbours))
+            for row, request in enumerate(requests)
+        ]
+
+    def _decide(
+        self, request: RoutingRequest, estimates: Estimates, neighbours: tuple[Neighbour, ...]
+    ) -> Decision | LLMRouterError:
+        try:
+            candidates = candidates_for(request, self.cards, token_ratio=self.trained.token_ratio)
+            decision = self.policy.choose(request, candidates, estimates)
+        except LLMRouterError as error:
+            return error
+        return Decision(
+            ranking=decision.ranking,
+            propensity=decision.propensity,
+            policy=decision.policy,
             router=self.router_name,
             artifact_id=self.artifact_id,
             warnings=decision.warnings + self.warnings,
-            neighbours=self._named(found, neighbours),
+            neighbours=neighbours,
         )
 
     def estimate(self, texts: Sequence[str], prompt_tokens: Sequence[int]) -> list[Estimates]:
@@ -216,10 +261,10 @@ class RoutingEngine:
         shown = self.trained.index.search(X, least) if least > 0 and self.trained.index is not None else None
         return mean, std, cost.predict(X), shown
 
-    def _named(self, found: Neighbors | None, count: int) -> tuple[Neighbour, ...]:
+    def _named(self, found: Neighbors | None, row: int, count: int) -> tuple[Neighbour, ...]:
         if found is None or count <= 0 or not self.trained.prompt_ids:
             return ()
-        pairs = zip(found.ids[0, :count].tolist(), found.similarities[0, :count].tolist(), strict=True)
+        pairs = zip(found.ids[row, :count].tolist(), found.similarities[row, :count].tolist(), strict=True)
         return tuple(Neighbour(self.trained.prompt_ids[i], similarity) for i, similarity in pairs)
 
     def _pool_warnings(self) -> tuple[str, ...]:
@@ -288,7 +333,9 @@ class _Pool:
         if self.in_dollars:
             dollars = np.where(unknown, dollars, np.maximum(amount, 0.0))
             tokens = np.where(unknown, tokens, np.nan)
-        return expected, error, dollars, tokens
+        # How a matrix product rounds its last bits depends on how many rows it has, and a decision must not depend on
+        # which requests came at the same moment.
+        return expected.round(_DECIMALS), error.round(_DECIMALS), dollars.round(_DOLLAR_DECIMALS), tokens
 
     def _priors(self, expected: FloatArray, missing: npt.NDArray[np.bool_]) -> FloatArray:
         count = (~missing).sum(axis=1, keepdims=True)
