@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
+from starlette.routing import Route
 
 from llmrouter import __version__
 from llmrouter.pool import Backend
-from service import errors
+from service import errors, openapi
+from service.front import Front
 from service.gateway import Engine, Gateway
-from service.request_id import RequestIdMiddleware
-from service.routes import ALL_ROUTES
+from service.routes import ALL_ROUTES, SHORTCUTS
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.reload import Reloader
 
 
 def create_app(
@@ -39,11 +44,16 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        gateway.start()
+        await gateway.start()
+        reloader: Reloader | None = getattr(app.state, "reloader", None)
+        if reloader is not None:
+            reloader.start()
         try:
             yield
         finally:
-            await gateway.aclose()
+            if reloader is not None:
+                await reloader.stop()
+            await app.state.gateway.aclose()
 
     app = FastAPI(
         title="llmrouter",
@@ -57,9 +67,14 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.gateway = gateway
-    app.add_middleware(RequestIdMiddleware)
+    app.openapi = openapi.document  # type: ignore[method-assign]
     errors.install(app)
     # One by one: a router of routers is matched level by level, on every request.
     for routes in ALL_ROUTES:
         app.include_router(routes)
+    # Reached through the front; here for the answer to other methods than POST.
+    for path, application in SHORTCUTS.items():
+        app.router.routes.append(Route(path, application, methods=["POST"]))
+    # Outside of the framework's own layers, not among them: each costs something on every request.
+    app.middleware_stack = Front(app.build_middleware_stack(), shortcuts=SHORTCUTS)
     return app

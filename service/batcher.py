@@ -21,9 +21,7 @@ MAX_BATCH = 64
 class BatchEngine(Protocol):
     """Decides for several requests at once; see `llmrouter.engine.RoutingEngine.route_many`."""
 
-    def route_many(
-        self, requests: Sequence[RoutingRequest], *, neighbours: int = 0
-    ) -> list[Decision | LLMRouterError]:
+    def route_many(self, requests: Sequence[RoutingRequest], *, neighbours: int = 0) -> list[Decision | LLMRouterError]:
         """Decide."""
         ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import orjson
@@ -10,15 +11,25 @@ from starlette.requests import Request
 from service.errors import APIError
 
 
-async def read_object(request: Request, *, max_bytes: int) -> dict[str, Any]:
+async def read_object(request: Request, *, max_bytes: int, timeout_s: float = 30.0) -> dict[str, Any]:
     """Read the body and return the JSON object that it holds.
 
     Raises
     ------
     APIError
-        413 for a body over `max_bytes` (found as early as possible), 400 for anything but a JSON object.
+        413 for a body over `max_bytes` (found as early as possible), 408 for one that takes longer than `timeout_s`,
+        400 for anything but a JSON object.
     """
-    raw = await _read(request, max_bytes)
+    try:
+        async with asyncio.timeout(timeout_s):
+            raw = await _read(request, max_bytes)
+    except TimeoutError:
+        raise APIError(
+            f"The request body did not arrive within {timeout_s:g} s (server.body_timeout_s).",
+            status=408,
+            code="request_timeout",
+            headers={"connection": "close"},
+        ) from None
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as error:

@@ -1,22 +1,32 @@
-"""One chat completion under way: what happened so far, and what is told and recorded of it."""
+"""One request under way: what happened so far, and what is told and recorded of it."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from llmrouter.exceptions import BackendConnectError, BackendError, BackendStatusError, BackendTimeoutError
 from llmrouter.pool import FailedAttempt
-from llmrouter.types import Decision, ModelCard, Outcome, RankedModel, Usage
+from llmrouter.types import Decision, Outcome, RankedModel, Usage
 from service.chat import ChatRequest
+from service.keys.principal import ANONYMOUS, Principal
+
+if TYPE_CHECKING:
+    from service.cache import CachePlan
+    from service.limits import Grant
 
 Status = Literal["ok", "error", "partial", "cancelled"]
 
+UNDECIDED = Decision(ranking=())
+"""The decision of a call for which none has been made yet."""
+
 _MILLISECONDS = 1000.0
 _LONGEST_ERROR = 500
+_KEPT = frozenset({"hit", "semantic"})
 
 
 @dataclass(slots=True)
@@ -43,6 +53,29 @@ class Call:
         Time spent waiting for upstreams.
     first_token_s : float or None
         From `started` to the first token.
+    principal : Principal
+        Who asks.
+    stages : dict of str to float
+        Seconds of the gateway's own work, by stage: auth, parse, limits, cache, route, translate, record; and upstream,
+        the wait for models.
+    cache : str
+        ``hit``, ``semantic``, ``miss`` or ``bypass``; "" where the cache is off.
+    plan : CachePlan or None
+        Under what the answer may be kept.
+    hedges : list of str
+        Models that were asked beside the first, because that was slow.
+    abandoned : list of (str, float)
+        Models whose call was cancelled because another answered first, and after how many seconds.
+    extra_cost : dict of str to float
+        US dollars beside the answer's own: ``retry``, ``hedge``, ``router``, ``judge``; as far as they are known.
+    deployment : str
+        Which deployment of the model answered; "" where there is one.
+    grant : Grant or None
+        What the limits set aside for the request.
+    model_grants : dict of str to Grant
+        The same of the models that are being asked.
+    recorded : bool
+        Whether the outcome has been handed over.
     """
 
     request_id: str
@@ -54,6 +87,22 @@ class Call:
     served_by: str | None = None
     upstream_s: float = 0.0
     first_token_s: float | None = None
+    principal: Principal = ANONYMOUS
+    stages: dict[str, float] = field(default_factory=dict)
+    cache: str = ""
+    plan: CachePlan | None = None
+    hedges: list[str] = field(default_factory=list)
+    abandoned: list[tuple[str, float]] = field(default_factory=list)
+    extra_cost: dict[str, float] = field(default_factory=dict)
+    deployment: str = ""
+    grant: Grant | None = None
+    model_grants: dict[str, Grant] = field(default_factory=dict)
+    recorded: bool = False
+
+    @property
+    def endpoint(self) -> str:
+        """Name of the endpoint that was asked."""
+        return self.chat.endpoint.name
 
     def expected(self) -> RankedModel | None:
         """Return what was expected of the model that answers."""
@@ -71,6 +120,12 @@ class Call:
             "fallbacks": str(len(self.failures) - (0 if self.served_by else 1)),
             "overhead-ms": f"{(time.perf_counter() - self.started - self.upstream_s) * _MILLISECONDS:.3f}",
         }
+        if self.cache:
+            values["cache"] = self.cache
+        if self.deployment:
+            values["deployment"] = self.deployment
+        if self.hedges:
+            values["hedges"] = ", ".join(self.hedges)
         if self.failures:
             values["attempts"] = ", ".join(f"{name}={_reason(error)}" for name, error in self.failures)
         entry = self.expected()
@@ -79,7 +134,10 @@ class Call:
                 values["expected-quality"] = f"{entry.expected_quality:.4f}"
             if math.isfinite(entry.expected_cost_usd):
                 values["expected-cost"] = decimal(entry.expected_cost_usd)
-        return {f"x-llmrouter-{name}": value for name, value in values.items() if value}
+        explained = {f"x-llmrouter-{name}": value for name, value in values.items() if value}
+        if self.grant is not None:
+            explained |= self.grant.headers()
+        return explained
 
     def outcome(
         self,
@@ -88,6 +146,7 @@ class Call:
         prompts: str,
         usage: Usage | None = None,
         cost_usd: float | None = None,
+        price_as_of: str | None = None,
         error: str = "",
     ) -> Outcome:
         """Return the record of this call, as of now.
@@ -102,6 +161,8 @@ class Call:
             As the provider counted.
         cost_usd : float, optional
             Of the answer.
+        price_as_of : str, optional
+            The price list that it was computed with.
         error : str
             What went wrong.
         """
@@ -126,7 +187,7 @@ class Call:
                 if math.isfinite(entry.expected_quality)
             },
             conversation_id=self.chat.routing.conversation_id,
-            key_id=self.chat.routing.key_id,
+            key_id=self.principal.key_id,
             prompt=text if prompts == "text" else None,
             prompt_sha256=digest,
             served_by=self.served_by,
@@ -138,8 +199,17 @@ class Call:
             output_tokens=usage.output_tokens,
             reasoning_tokens=usage.reasoning_tokens,
             cost_usd=cost_usd,
+            price_as_of=price_as_of,
             time_to_first_token_s=self.first_token_s,
             latency_s=time.perf_counter() - self.started,
+            endpoint=self.endpoint,
+            stream=self.chat.stream,
+            usage=usage.raw,
+            overhead_cost_usd=sum(self.extra_cost.values()) if self.extra_cost else None,
+            cache=self.cache if self.cache in _KEPT else "",
+            deployment=self.deployment or None,
+            team=self.principal.team,
+            attempts=tuple(_attempt(name, error) for name, error in self.failures),
         )
 
 
@@ -152,11 +222,9 @@ def _reason(error: BackendError) -> str:
     return "unreachable" if isinstance(error, BackendConnectError) else "broke-off"
 
 
-def cost_of(usage: Usage, card: ModelCard) -> float | None:
-    """Return the cost in US dollars, or None where the provider did not count the tokens."""
-    if usage.input_tokens is None or usage.output_tokens is None:
-        return None
-    return card.price.cost_usd(usage.input_tokens, usage.output_tokens, cached_tokens=usage.cached_tokens or 0)
+def _attempt(name: str, error: BackendError) -> Mapping[str, Any]:
+    status = error.status if isinstance(error, BackendStatusError) else None
+    return {"model": name, "error": _reason(error), "status": status}
 
 
 def decimal(value: float) -> str:

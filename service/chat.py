@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -15,6 +15,7 @@ from llmrouter.types import Capability, RoutingRequest, estimate_tokens
 from service.body import json_kind
 from service.config_checks import ROUTER_ALIAS
 from service.control import BODY_KEY, Control, read_control
+from service.endpoints import CHAT, Endpoint, dialect_of
 from service.errors import APIError
 from service.settings import RouterSettings
 
@@ -71,6 +72,13 @@ class ChatRequest:
         Whether the answer is streamed, and whether the client wants the usage chunk.
     routing : RoutingRequest
         What the router sees.
+    endpoint : Endpoint
+        What was asked.
+    original : mapping
+        The body in the shape of the endpoint, without the ``llmrouter`` object; what goes to models that serve the
+        endpoint themselves.
+    translatable : bool
+        Whether `body` says all of it; if not, only models that serve the endpoint themselves can answer.
     """
 
     body: Mapping[str, Any]
@@ -80,6 +88,66 @@ class ChatRequest:
     stream: bool
     usage_asked: bool
     routing: RoutingRequest
+    endpoint: Endpoint = CHAT
+    original: Mapping[str, Any] = field(default_factory=dict)
+    translatable: bool = True
+
+
+def parse_request(
+    endpoint: Endpoint, body: dict[str, Any], headers: Headers, *, native: Sequence[str], **known: Any
+) -> ChatRequest:
+    """Check a body of any generating endpoint; see `parse_chat`.
+
+    Parameters
+    ----------
+    endpoint : Endpoint
+        What was asked.
+    body : dict
+        In the shape of the endpoint.
+    headers : Headers
+        Of the request.
+    native : sequence of str
+        Pool models that serve this endpoint themselves. Where the body holds what only they understand, the others
+        are not asked.
+    **known : Any
+        Further parameters of `parse_chat`.
+
+    Raises
+    ------
+    APIError, UnknownModelError
+        As `parse_chat`.
+    """
+    dialect = dialect_of(endpoint)
+    if dialect is None:
+        return parse_chat(body, headers, **known)
+    original = {key: value for key, value in body.items() if key != BODY_KEY}
+    try:
+        chat = parse_chat(dialect.to_chat(body), headers, **known)
+    except APIError:
+        if not native:
+            raise
+        text = {"messages": [{"role": "user", "content": _plain_text(body)}]}
+        kept = {key: body[key] for key in ("model", "stream", BODY_KEY) if key in body}
+        chat = parse_chat({**kept, **text}, headers, **known)
+        among = tuple(name for name in chat.routing.allowed_models or native if name in native)
+        if chat.pinned not in (None, *native) or not among:
+            raise
+        return replace(
+            chat,
+            endpoint=endpoint,
+            original=original,
+            translatable=False,
+            routing=replace(chat.routing, allowed_models=among),
+        )
+    return replace(chat, endpoint=endpoint, original=original)
+
+
+def _plain_text(body: Mapping[str, Any]) -> str:
+    """Return the text that a router can read of a body that is not translated: the last text of ``input``."""
+    given: Any = body.get("input") or body.get("prompt") or ""
+    while isinstance(given, list | dict) and given:
+        given = given[-1] if isinstance(given, list) else given.get("text") or given.get("content") or ""
+    return given if isinstance(given, str) else ""
 
 
 def parse_chat(
@@ -90,6 +158,7 @@ def parse_chat(
     router_name: str,
     settings: RouterSettings,
     request_id: str,
+    restricted: bool = False,
 ) -> ChatRequest:
     """Check a body and work out what it needs.
 
@@ -100,13 +169,15 @@ def parse_chat(
     headers : Headers
         Of the request.
     pool : sequence of str
-        Pool names.
+        Pool names, as far as the key may see them.
     router_name : str
         The router in use, for ``router-<router>-<cost weight>``.
     settings : RouterSettings
         What text of the chat the router reads.
     request_id : str
         Recorded.
+    restricted : bool
+        Whether `pool` is a part of the pool only: then routing keeps to it.
 
     Raises
     ------
@@ -128,6 +199,7 @@ def parse_chat(
     stream_options = body.get("stream_options") or {}
     return ChatRequest(
         body=body,
+        original=body,
         model=model,
         pinned=pinned,
         control=control,
@@ -138,13 +210,18 @@ def parse_chat(
             prompt_tokens=_prompt_tokens(body),
             max_output_tokens=body.get("max_completion_tokens") or body.get("max_tokens"),
             needs=_needs(body),
-            allowed_models=control.models,
+            allowed_models=tuple(pool) if restricted and control.models is None else control.models,
             preference=control.preference,
             request_id=request_id,
             conversation_id=control.session_id,
             dry_run=control.dry_run,
         ),
     )
+
+
+def field_types() -> Mapping[str, tuple[str, ...]]:
+    """Return the types that are checked, by field, in JSON's words."""
+    return _TYPES
 
 
 def _resolve(model: str, pool: Sequence[str], router_name: str) -> tuple[str | None, float | None]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import inspect
-import json
 import re
+from collections.abc import Mapping
+from dataclasses import asdict
 from functools import lru_cache
-from pathlib import Path as FilePath
 from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from llmrouter import registry
 from llmrouter.exceptions import ConfigError
+from llmrouter.pool import KnownModel, PriceBook, installed_cost_map, pocket_models
 from service.config_file import Path
 from service.config_problems import nearest, of_validation
 
@@ -22,39 +23,80 @@ RESERVED_NAMES = frozenset({"auto", "llmrouter/auto"})
 ROUTER_ALIAS = re.compile(r"^router-(?P<router>.+?)-(?P<cost_weight>[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)$")
 """``router-<router>-<cost weight>``: routing with that weight."""
 
-_POCKET_CARDS = FilePath(__file__).parent.parent / "llmrouter" / "assets" / "pocket" / "pool.json"
-_CARD_KEYS = ("price", "context_window", "capabilities")
+_KNOWN_KEYS = ("price", "context_window", "capabilities")
 _NOT_CONFIGURED = frozenset({"reference_cost_usd", "clock"})  # set by the artifact, and by tests
 _NESTED_POLICY = "base"
 _DEEPEST_POLICY = 8
-_PRICE_REQUIRED = (
-    "is required: the price of this model is not known here; write {input: ..., output: ...} in USD per million tokens"
-)
 
 
-def with_known_prices(tree: Any) -> Any:
-    """Return the tree with what is known of a model filled in where a pool entry leaves out its price.
+def with_known_prices(tree: Any, *, environment: Mapping[str, str] | None = None) -> Any:
+    """Return the tree with what is known of a model filled in where a pool entry leaves it out.
 
-    Known are the models of the pocket pool; LiteLLM's price list comes later.
+    That is its price, with source and date, its context window and its capabilities: out of the price file
+    (``pricing.file``, or the environment variable ``LLMROUTER_PRICES``), the pocket pool, and LiteLLM's list where
+    LiteLLM is installed. What an entry says itself is never changed.
+
+    Raises
+    ------
+    ConfigError
+        If the price file is wrong.
     """
     if not isinstance(tree, dict) or not isinstance(tree.get("pool"), list):
         return tree
-    known = pocket_cards()
-    pool = []
-    for entry in tree["pool"]:
-        card = known.get(str(entry.get("model") or entry.get("name"))) if isinstance(entry, dict) else None
-        pool.append({**card, **entry} if card and "price" not in entry else entry)
-    return {**tree, "pool": pool}
+    pricing = tree.get("pricing")
+    file = pricing.get("file") if isinstance(pricing, dict) else None
+    book = PriceBook.from_environment(file=file if isinstance(file, str) else None, environment=environment)
+    return {**tree, "pool": [_filled(entry, book) for entry in tree["pool"]]}
+
+
+def _filled(entry: Any, book: PriceBook) -> Any:
+    if not isinstance(entry, dict) or all(key in entry for key in _KNOWN_KEYS):
+        return entry
+    name, base_url = entry.get("name"), entry.get("base_url")
+    model = entry.get("model") or name
+    if not isinstance(model, str):
+        return entry
+    known = book.lookup(
+        model,
+        str(entry.get("backend", "openai")),
+        base_url=base_url if isinstance(base_url, str) else None,
+        name=name if isinstance(name, str) else None,
+    )
+    return entry if known is None else {**_as_keys(known), **entry}
+
+
+def _as_keys(known: KnownModel) -> dict[str, Any]:
+    """Return what is known as keys of a pool entry, as they would have been written."""
+    from service.settings import PriceSettings  # which imports this module
+
+    given = {key: value for key, value in asdict(known.price).items() if value is not None and value != ()}
+    price = {key: value for key, value in given.items() if key in PriceSettings.model_fields}
+    keys: dict[str, Any] = {"price": price}
+    if known.context_window is not None:
+        keys["context_window"] = known.context_window
+    if known.capabilities is not None:
+        keys["capabilities"] = sorted(capability.value for capability in known.capabilities)
+    return keys
+
+
+def _price_required(entry: Mapping[str, Any]) -> str:
+    """Return what to do about a price that no list has."""
+    remedies = ["write {input: ..., output: ...} in USD per million tokens", "name the model in pricing.file"]
+    cost_map = installed_cost_map()
+    if cost_map is None:
+        remedies.append("or install LiteLLM's price list: pip install 'llmrouter-service[litellm]'")
+        return f"is required: the price of this model is not known here; {', '.join(remedies)}"
+    model = entry.get("model") or entry.get("name")
+    return (
+        f"is required: the price of this model is not known here, and {cost_map.source} does not list {model!r} for "
+        f"this backend and address; {', or '.join(remedies)}"
+    )
 
 
 @lru_cache
 def pocket_cards() -> dict[str, dict[str, Any]]:
     """Return what ships with the pocket pool: name -> price, context window, capabilities; empty if it was left out."""
-    try:
-        models = json.loads(_POCKET_CARDS.read_bytes())["models"]
-    except FileNotFoundError:
-        return {}
-    return {model["name"]: {key: model[key] for key in _CARD_KEYS if key in model} for model in models}
+    return {name: _as_keys(known) for name, known in pocket_models().items()}
 
 
 def check_pool(tree: Any) -> dict[Path, str]:
@@ -76,7 +118,7 @@ def check_pool(tree: Any) -> dict[Path, str]:
             seen.setdefault(name, i)
         problems |= _check_backend(entry, ("pool", i))
         if "price" not in entry:
-            problems["pool", i, "price"] = _PRICE_REQUIRED
+            problems["pool", i, "price"] = _price_required(entry)
     return problems
 
 

@@ -34,12 +34,21 @@ class Control:
         The conversation it belongs to; recorded.
     dry_run : bool
         Decide, and answer with the decision.
+    resume : bool or None
+        Whether another model may go on where a stream breaks off; None leaves it to the configuration.
     """
 
     preference: Preference = field(default_factory=Preference)
     models: tuple[str, ...] | None = None
     session_id: str | None = None
     dry_run: bool = False
+    resume: bool | None = None
+
+    def answer_relevant(self) -> dict[str, Any]:
+        """Return what can change the answer: a kept one is for the same wishes only."""
+        preference = self.preference
+        wishes = (preference.cost_weight, preference.quality_floor, preference.max_cost_usd, self.models)
+        return {} if all(wish is None for wish in wishes) else {"wishes": wishes}
 
 
 def read_control(
@@ -80,6 +89,7 @@ def read_control(
         models=models,
         session_id=values.get("session_id"),
         dry_run=values.get("dry_run", False),
+        resume=values.get("resume"),
     )
 
 
@@ -160,7 +170,24 @@ _READERS: Mapping[str, tuple[Callable[[str, str], Any], Callable[[Any, str], Any
     "models": (lambda text, param: _models_of([name.strip() for name in text.split(",")], param), _models_of),
     "session_id": (_session_of, _session_of),
     "dry_run": (_flag_from_text, _flag_of),
+    "resume": (_flag_from_text, _flag_of),
 }
+
+
+CONTROL_SCHEMA: Mapping[str, Any] = {
+    "type": ["object", "null"],
+    "additionalProperties": False,
+    "properties": {
+        "cost_weight": {"type": ["number", "null"], "minimum": 0},
+        "quality_floor": {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": 1},
+        "max_cost": {"type": ["number", "null"], "exclusiveMinimum": 0},
+        "models": {"type": ["array", "null"], "minItems": 1, "items": {"type": "string", "minLength": 1}},
+        "session_id": {"type": ["string", "null"], "minLength": 1, "maxLength": _LONGEST_SESSION_ID},
+        "dry_run": {"type": ["boolean", "null"]},
+        "resume": {"type": ["boolean", "null"]},
+    },
+}
+"""JSON schema of the body's ``llmrouter`` object."""
 
 
 def _bad(param: str, message: str) -> APIError:

@@ -1,20 +1,23 @@
-"""Drive the failover generator: call models of the ranking until one answers."""
+"""Drive the walk along the ranking: call models until one answers, and a second one beside a slow first."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import orjson
 from starlette.responses import Response
 
 from llmrouter.exceptions import BackendConnectError, BackendError, BackendStatusError, BackendTimeoutError
-from llmrouter.pool import FailedAttempt, FailureKind, failover, failure_kind, most_telling
-from service.call import Call
+from llmrouter.pool import FailedAttempt, Race, deployments_in_use, is_upstream_trouble, most_telling
 from service.errors import UPSTREAM_ERROR, APIError, json_response
-from service.gateway import Gateway
+from service.resilience.state import LocalLimitError
+
+if TYPE_CHECKING:
+    from service.call import Call
+    from service.gateway import Gateway
 
 logger = logging.getLogger(__name__)
 
@@ -32,53 +35,179 @@ class PoolFailedError(Exception):
 async def first_answer(gateway: Gateway, call: Call, attempt: Callable[[str], Awaitable[T]]) -> T:
     """Return the first answer along the ranking, and take note of what failed before it.
 
+    Where hedging is on and the first model is slower than usual, a second one is asked beside it. The slower one is
+    cancelled, and an answer of its that came all the same is closed (``aclose``).
+
     Parameters
     ----------
     gateway : Gateway
-        Pool and cool-downs.
+        Pool and resilience.
     call : Call
-        Gets `failures`, `served_by` and `upstream_s`.
+        Gets `failures`, `served_by`, `upstream_s`, `hedges` and `abandoned`. Where it has failures already (a stream
+        that broke off), this is a retry.
     attempt : callable
         Calls one model, by its pool name.
 
     Raises
     ------
     PoolFailedError
-        If none answered.
+        If none answered, or the retry budget allows no further attempt.
     """
-    walk = failover(
-        [entry.model for entry in call.decision.eligible],
-        windows=gateway.windows,
-        cooling=gateway.cooldowns.cooling,
-    )
-    name = next(walk)
-    while True:
-        before = time.perf_counter()
-        try:
-            answer = await attempt(name)
-        except BackendError as error:
-            call.failures.append(FailedAttempt(name, error))
-            logger.warning("request %s: %s failed: %s", call.request_id, name, error)
-            if failure_kind(error) is FailureKind.NEXT:
-                gateway.cooldowns.failed(name, error)
-            try:
-                name = walk.send(error)
-            except StopIteration:
-                raise PoolFailedError from error
+    return await _Dispatch(gateway, call, attempt).run()
+
+
+class _Dispatch(Generic[T]):
+    """One request on its way along the ranking."""
+
+    __slots__ = ("_attempt", "_call", "_gateway", "_resilience", "_streamed", "_walk")
+
+    def __init__(self, gateway: Gateway, call: Call, attempt: Callable[[str], Awaitable[T]]) -> None:
+        self._gateway = gateway
+        self._call = call
+        self._attempt = attempt
+        self._resilience = gateway.resilience
+        self._streamed = call.chat.stream
+        self._walk = self._resilience.walk([entry.model for entry in call.decision.eligible], gateway.windows)
+
+    async def run(self) -> T:
+        """Return the first answer."""
+        resilience = self._resilience
+        hedger = resilience.hedger
+        if self._call.failures:
+            name = self._next(self._call.failures[-1].error)
         else:
-            gateway.cooldowns.succeeded(name)
-            call.served_by = name
-            return answer
+            resilience.retry_budget.request()
+            name = self._first()
+            if hedger is not None:
+                hedger.request()
+                wait_s = hedger.wait_s(name, streamed=self._streamed)
+                if wait_s is not None:
+                    before = time.perf_counter()
+                    try:
+                        return await self._beside(name, wait_s)
+                    except _BothFailedError as failed:
+                        name = self._next(failed.error)
+                    finally:
+                        self._call.upstream_s += time.perf_counter() - before
+        while True:
+            before = time.perf_counter()
+            began = resilience.cooldowns.began(name)
+            try:
+                answer = await self._attempt(name)
+            except BackendError as error:
+                self._failed(name, error, began)
+                name = self._next(error)
+            except BaseException:
+                resilience.cooldowns.released(name, began=began)
+                raise
+            else:
+                self._answered(name, began, time.perf_counter() - before)
+                return answer
+            finally:
+                self._call.upstream_s += time.perf_counter() - before
+
+    def _first(self) -> str:
+        name = self._walk.next()
+        if name is None:
+            raise PoolFailedError
+        return name
+
+    def _next(self, error: BackendError) -> str:
+        name = self._walk.next()
+        if name is None:
+            raise PoolFailedError from error
+        # A model that was not called for a limit of ours costs nobody anything.
+        if not isinstance(error, LocalLimitError) and not self._resilience.retry_budget.take():
+            logger.warning("request %s: no further attempt, the retry budget is used up", self._call.request_id)
+            raise PoolFailedError from error
+        return name
+
+    def _answered(self, name: str, began: float, seconds: float) -> None:
+        resilience = self._resilience
+        resilience.cooldowns.succeeded(name, began=began)
+        if resilience.hedger is not None:
+            resilience.hedger.answered(name, seconds, streamed=self._streamed)
+        self._call.served_by = name
+
+    def _failed(self, name: str, error: BackendError, began: float) -> None:
+        self._call.failures.append(FailedAttempt(name, error))
+        logger.warning("request %s: %s failed: %s", self._call.request_id, name, error)
+        if is_upstream_trouble(error) and not isinstance(error, LocalLimitError):
+            self._resilience.cooldowns.failed(name, error, began=began)
+        else:
+            self._resilience.cooldowns.released(name, began=began)
+        self._walk.failed(name, error)
+
+    async def _beside(self, first: str, wait_s: float) -> T:
+        """Call a model, and a second one beside it after `wait_s` seconds; return the first answer.
+
+        Raises
+        ------
+        _BothFailedError
+            If neither answers.
+        """
+        race: Race[T] = Race(self._attempt)
+        open_calls: dict[int, tuple[str, float]] = {}
+        # Before the tasks copy the context, so that they share the set.
+        token = deployments_in_use.set(set()) if self._resilience.hedges_replicas else None
+        try:
+            self._start(race, first, open_calls)
+            if not await race.wait(wait_s):
+                self._start_second(race, first, open_calls)
+            while True:
+                ended = await race.next()
+                name, began = open_calls.pop(ended.number)
+                if ended.error is None:
+                    self._answered(name, began, ended.seconds)
+                    if ended.number and self._resilience.hedger is not None:
+                        self._resilience.hedger.won += 1
+                    self._abandon(race)
+                    return cast("T", ended.answer)
+                self._failed(name, ended.error, began)
+                if self._walk.stopped or not race.running:
+                    self._abandon(race)
+                    raise _BothFailedError(ended.error)
         finally:
-            call.upstream_s += time.perf_counter() - before
+            race.close()
+            for name, began in open_calls.values():
+                self._resilience.cooldowns.released(name, began=began)
+            if token is not None:
+                deployments_in_use.reset(token)
+
+    def _start(self, race: Race[T], name: str, open_calls: dict[int, tuple[str, float]]) -> None:
+        open_calls[race.start(name)] = (name, self._resilience.cooldowns.began(name))
+
+    def _start_second(self, race: Race[T], first: str, open_calls: dict[int, tuple[str, float]]) -> None:
+        hedger = self._resilience.hedger
+        if hedger is None or not hedger.take():
+            return
+        second: str | None = None
+        if not self._resilience.hedges_replicas:
+            second = self._walk.beside()
+        elif getattr(self._gateway.backends.get(first), "replicas", 1) > 1 and self._walk.claim():
+            second = first
+        if second is None:
+            hedger.give_back()
+            return
+        self._call.hedges.append(second)
+        self._start(race, second, open_calls)
+
+    def _abandon(self, race: Race[T]) -> None:
+        """Cancel what is still under way, and take note of it."""
+        hedger = self._resilience.hedger
+        for number, name, seconds in race.close():
+            self._call.abandoned.append((name, seconds))
+            if number == 0 and hedger is not None:
+                # It would have taken longer; leaving it out would make slow look usual.
+                hedger.answered(name, seconds, streamed=self._streamed)
 
 
-def upstream_body(gateway: Gateway, call: Call, name: str) -> Mapping[str, Any]:
-    """Return the body for one model; streams are asked for their usage, whether or not the client asked."""
-    chat = call.chat
-    if not chat.stream or chat.usage_asked or not gateway.models[name].stream_usage:
-        return chat.body
-    return {**chat.body, "stream_options": {**(chat.body.get("stream_options") or {}), "include_usage": True}}
+class _BothFailedError(Exception):
+    """Neither of two attempts beside each other was answered; `error` is what the last one met."""
+
+    def __init__(self, error: BackendError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 def failure_response(call: Call) -> Response:

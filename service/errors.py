@@ -13,10 +13,13 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from llmrouter.exceptions import DataError, LLMRouterError, NoEligibleModelError, StoreError, UnknownModelError
+from service.endpoints import MESSAGES, Endpoint, dialect_of
 
 INVALID_REQUEST = "invalid_request_error"
 SERVER_ERROR = "server_error"
 UPSTREAM_ERROR = "upstream_error"
+
+_OF_THE_BODY = frozenset({"content-length", "content-type"})
 
 CLIENT_CLOSED_REQUEST = 499
 """Status of answers that nobody is left to read."""
@@ -97,6 +100,37 @@ def of_library(error: LLMRouterError) -> APIError | None:
     if isinstance(error, StoreError):
         return APIError(f"The outcome log failed: {error}", status=503, type=SERVER_ERROR, code="log_unavailable")
     return None
+
+
+def response_to(error: LLMRouterError, endpoint: Endpoint, request_id: str) -> Response:
+    """Return the answer that an error means, in the shape of an endpoint.
+
+    Raises
+    ------
+    LLMRouterError
+        The same, where it is a fault of ours.
+    """
+    answer = of_library(error)
+    if answer is None:
+        raise error
+    return in_shape_of(endpoint, answer.response(), request_id)
+
+
+def in_shape_of(endpoint: Endpoint, response: Response, request_id: str) -> Response:
+    """Return an error in the shape of an endpoint; OpenAI's own stays as it is, to the byte."""
+    dialect = dialect_of(endpoint)
+    if dialect is None or endpoint is not MESSAGES:
+        return response
+    try:
+        payload = orjson.loads(response.body)
+    except orjson.JSONDecodeError:
+        return response
+    error = payload.get("error", payload) if isinstance(payload, dict) else {}
+    translated = dialect.error(
+        response.status_code, error if isinstance(error, dict) else {"message": str(error)}, request_id=request_id
+    )
+    headers = {name: value for name, value in response.headers.items() if name not in _OF_THE_BODY}
+    return json_response(translated, status=response.status_code, headers={**headers, "request-id": request_id})
 
 
 def install(app: FastAPI) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import ipaddress
 import logging
 import os
@@ -11,24 +12,35 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
 from llmrouter.exceptions import ConfigError, LLMRouterError
-from service.settings import ServerSettings, Settings
+from service.http import protocol
+from service.settings import ServerSettings, Settings, load_settings
 from service.threads import pin_threads
 
 logger = logging.getLogger(__name__)
 
 _BACKLOG = 2048
+_COLLECTOR_THRESHOLDS = (50_000, 20, 100)
 # Longer than clients keep idle connections, so that it is they who close them and no request meets a closing one.
 _KEEP_ALIVE_S = 75
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = None) -> None:
+def serve(
+    settings: Settings,
+    *,
+    source: Path | None = None,
+    load: Callable[[Path], Settings] = load_settings,
+    listener: socket.socket | None = None,
+    on_ready: Callable[[str], None] | None = None,
+) -> None:
     """Run the gateway until SIGINT or SIGTERM, then let requests under way end (at most ``server.drain_s``).
 
     Must run in the main thread.
@@ -37,6 +49,12 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = None) 
     ----------
     settings : Settings
         The configuration.
+    source : Path, optional
+        The file that it came from, watched for changes; None watches nothing.
+    load : callable
+        Reads the file again.
+    listener : socket, optional
+        Bound; by default a new one, bound as configured.
     on_ready : callable, optional
         Called with the base URL once requests are answered.
 
@@ -47,14 +65,18 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None] | None = None) 
     LLMRouterError
         If the configuration cannot be put into effect.
     """
-    check_exposure(settings.server)
+    check_exposure(settings)
     _warn_of_threads()
     pin_threads()
-    listener = bind(settings.server)
+    raise_file_limit()
+    listener = bind(settings.server) if listener is None else listener
     try:
         from service.app import create_app
 
         app = create_app(settings)
+        if source is not None:
+            _watch(app, source, load)
+        calm_collector()
         url = url_of(listener)
         try:
             _Server(app, settings.server, on_ready=lambda: on_ready and on_ready(url)).run(sockets=[listener])
@@ -111,6 +133,24 @@ class GatewayThread:
             self._ready.set()
 
 
+def _watch(app: FastAPI, source: Path, load: Callable[[Path], Settings]) -> None:
+    from service.gateway import Gateway
+    from service.reload import Reloader, ReloadResult
+
+    def tell(result: ReloadResult) -> None:
+        gateway: Gateway = app.state.gateway
+        gateway.telemetry.reloaded(ok=result.ok, pool=tuple(gateway.models), artifact_id=gateway.engine.artifact_id)
+
+    app.state.reloader = Reloader(
+        app,
+        source,
+        build=lambda settings, old: Gateway(settings, reuse=old),
+        interval_s=app.state.gateway.settings.server.watch_s,
+        load=load,
+        on_result=tell,
+    )
+
+
 def bind(settings: ServerSettings) -> socket.socket:
     """Return a listening socket.
 
@@ -138,6 +178,28 @@ def bind(settings: ServerSettings) -> socket.socket:
     return listener
 
 
+def raise_file_limit() -> None:
+    """Let the process open as many connections as the system allows it."""
+    try:
+        import resource
+    except ImportError:  # not on this system
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def calm_collector() -> None:
+    """Keep the cyclic garbage collector away from what lives as long as the process.
+
+    What a gateway loads (an index, tables, modules) is a large heap without garbage, and a full collection of it takes
+    tens of milliseconds in which nothing is answered. Requests leave few cycles behind.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_COLLECTOR_THRESHOLDS)
+
+
 def url_of(listener: socket.socket) -> str:
     """Return the URL under which a listening socket is reached from this machine."""
     host, port = listener.getsockname()[:2]
@@ -146,24 +208,27 @@ def url_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def check_exposure(settings: ServerSettings) -> None:
+def check_exposure(settings: Settings) -> None:
     """Refuse to listen beyond this machine while nothing asks for a key.
 
     Raises
     ------
     ConfigError
-        Unless the host is loopback or ``server.allow_insecure`` is set.
+        Unless keys are required, the host is loopback, or ``server.allow_insecure`` is set.
     """
-    if settings.allow_insecure or settings.host == "localhost":
+    host = settings.server.host
+    guarded = settings.auth is not None and settings.auth.required
+    if guarded or settings.server.allow_insecure or host == "localhost":
         return
     try:
-        loopback = ipaddress.ip_address(settings.host).is_loopback
+        loopback = ipaddress.ip_address(host).is_loopback
     except ValueError:
         loopback = False
     if not loopback:
         raise ConfigError(
-            f"{settings.host!r} is reached from other machines, and this version checks no keys: anybody could spend "
-            "your money. Listen on 127.0.0.1 behind a proxy that checks keys, or set server.allow_insecure: true",
+            f"{host!r} is reached from other machines, and no keys are asked for: anybody could spend your money. Turn "
+            "keys on (auth: {}, and the first one by `llmrouter keys create --admin`), listen on 127.0.0.1, or set "
+            "server.allow_insecure: true",
             path="server.host",
         )
 
@@ -176,7 +241,7 @@ class _Server(uvicorn.Server):
             uvicorn.Config(
                 app,
                 loop="uvloop" if sys.platform != "win32" else "asyncio",
-                http="httptools",
+                http=protocol(settings.header_timeout_s),
                 ws="none",
                 lifespan="on",
                 access_log=False,
@@ -202,6 +267,12 @@ class _Server(uvicorn.Server):
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Refuse new requests, and let those under way end."""
+        app: Any = self.config.app
+        app.state.gateway.admission.close()
+        await super().shutdown(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and say so."""

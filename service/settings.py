@@ -24,9 +24,10 @@ from llmrouter.pool import Timeouts
 from llmrouter.types import Capability, ModelCard, Price, Speed
 from service import config_checks, config_file, config_problems
 from service.cache.settings import CacheSettings
+from service.endpoints import Served
 from service.keys.settings import AuthSettings
 from service.limits.settings import LimitsSettings, RedisSettings
-from service.resilience.settings import ResilienceSettings
+from service.resilience.settings import DeploymentSettings, ResilienceSettings
 from service.section import Section
 from service.telemetry.settings import TelemetrySettings
 
@@ -94,6 +95,17 @@ class ModelSettings(Section):
         Taken from the known models where it is left out and `model` is known.
     capabilities, context_window, prior_quality, speed, energy_j_per_token
         See `llmrouter.types.ModelCard`.
+    endpoints : set of str
+        What the upstream serves: ``chat`` (chat completions), ``completions``, ``responses``, ``embeddings``. What a
+        model does not serve itself is translated to chat completions; embeddings are not.
+    deployments : list of DeploymentSettings
+        Several places that serve the model; `base_url`, `api_key`, `model` and `headers` hold where one of them leaves
+        them out.
+    max_tokens_field : {"max_completion_tokens", "max_tokens"} or None
+        The name under which the upstream knows the limit on output tokens, where it knows one only; None sends it
+        under the client's.
+    cache_control : bool
+        Whether the upstream takes the ``cache_control`` marks of Anthropic's clients; else they are left out.
     stream_usage : bool
         Whether the upstream understands ``stream_options.include_usage``; without it streams have no token counts.
     timeouts : TimeoutSettings
@@ -114,9 +126,18 @@ class ModelSettings(Section):
     prior_quality: Annotated[float, Field(ge=0, le=1)] | None = None
     speed: SpeedSettings | None = None
     energy_j_per_token: PositiveFloat | None = None
+    endpoints: Annotated[frozenset[Served], Field(min_length=1)] = frozenset({"chat"})
+    deployments: tuple[DeploymentSettings, ...] = ()
+    max_tokens_field: Literal["max_completion_tokens", "max_tokens"] | None = None
+    cache_control: bool = False
     stream_usage: bool = True
     timeouts: TimeoutSettings = TimeoutSettings()
     options: dict[str, Any] = Field(default={}, repr=False)
+
+    @property
+    def generates(self) -> bool:
+        """Whether it answers chats, so that it can be routed to."""
+        return "chat" in self.endpoints
 
     @property
     def card(self) -> ModelCard:
@@ -193,21 +214,29 @@ class ServerSettings(Section):
     ----------
     host, port
         Port 0 takes a free one.
-    workers : 1
-        Processes.
+    workers : int
+        Processes. Several need limits in Redis, if there are any, to be exact.
     allow_insecure : bool
-        Allow a host beyond loopback although this version checks no keys.
+        Allow a host beyond loopback without keys (`auth`).
     max_body_bytes : int
         Larger requests are refused with 413.
+    header_timeout_s, body_timeout_s : float
+        A client that takes longer to send the head of its request is cut off, one that takes longer for the body gets
+        408.
+    watch_s : float
+        How often the configuration and the artifact are looked at for changes; 0 leaves it to SIGHUP.
     drain_s : int
         On SIGTERM requests under way get that many seconds to end.
     """
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
-    workers: Literal[1] = 1
+    workers: Annotated[int, Field(ge=1, le=256)] = 1
     allow_insecure: bool = False
-    max_body_bytes: PositiveInt = 4 * 1024 * 1024
+    max_body_bytes: PositiveInt = 32 * 1024 * 1024
+    header_timeout_s: PositiveFloat = 15.0
+    body_timeout_s: PositiveFloat = 60.0
+    watch_s: NonNegativeFloat = 2.0
     drain_s: PositiveInt = 30
 
 
@@ -229,8 +258,8 @@ class Settings(Section):
 
     @property
     def cards(self) -> tuple[ModelCard, ...]:
-        """The pool as the router sees it."""
-        return tuple(model.card for model in self.pool)
+        """The pool as the router sees it: the models that answer chats."""
+        return tuple(model.card for model in self.pool if model.generates)
 
     def at(self, *, host: str | None = None, port: int | None = None) -> Settings:
         """Return the same settings with another place to listen.
@@ -312,8 +341,15 @@ def build_policy(settings: PolicySettings) -> Policy:
     return policy_from_config({"kind": settings.kind, **(settings.model_extra or {})})
 
 
-def build_engine(settings: Settings) -> RoutingEngine:
+def build_engine(settings: Settings, *, policy: Policy | None = None) -> RoutingEngine:
     """Load the configured artifact as a routing engine over the configured pool.
+
+    Parameters
+    ----------
+    settings : Settings
+        The configuration.
+    policy : Policy, optional
+        By default constructed as configured.
 
     Raises
     ------
@@ -329,6 +365,6 @@ def build_engine(settings: Settings) -> RoutingEngine:
     return artifact.load(
         artifact.default_artifact() if router.artifact is None else router.artifact,
         settings.cards,
-        policy=build_policy(settings.policy),
+        policy=build_policy(settings.policy) if policy is None else policy,
         encoder=None if router.encoder is None else load_encoder(router.encoder),
     )

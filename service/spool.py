@@ -96,6 +96,7 @@ def _parsed(line: bytes) -> Outcome | None:
         if not isinstance(fields, dict):
             return None
         known = {name: value for name, value in fields.items() if name in _FIELDS}
-        return Outcome(**{**known, "fallbacks": tuple(known.get("fallbacks") or ())})
+        sequences = {name: tuple(known.get(name) or ()) for name in ("fallbacks", "attempts")}
+        return Outcome(**{**known, **sequences})
     except (orjson.JSONDecodeError, TypeError):
         return None

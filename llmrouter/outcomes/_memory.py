@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Self
 
 from llmrouter.exceptions import ConfigError
@@ -48,6 +49,16 @@ class MemoryOutcomeStore:
                     feedback.request_id, feedback.quality, feedback.source, feedback.weight, stamped
                 )
             return feedback.request_id in self._outcomes
+
+    def update_costs(self, costs: Iterable[tuple[str, float, str]], /) -> int:
+        """Replace costs (request id, US dollars, stamp of the price list); return how many outcomes were found."""
+        found = 0
+        with self._lock:
+            for request_id, cost, stamp in costs:
+                if outcome := self._outcomes.get(request_id):
+                    self._outcomes[request_id] = dataclasses.replace(outcome, cost_usd=cost, price_as_of=stamp)
+                    found += 1
+        return found
 
     def get(self, request_id: str, /) -> Outcome | None:
         """Return one outcome with its feedback joined, or None."""

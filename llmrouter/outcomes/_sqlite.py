@@ -6,7 +6,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -14,10 +14,18 @@ from typing import Any, Self
 from llmrouter.exceptions import ConfigError, DataError, StoreError
 from llmrouter.outcomes._base import Feedback
 from llmrouter.outcomes._feedback import check_feedback, check_outcome, join_feedback
-from llmrouter.outcomes._sqlite_rows import COLUMN_DEFINITIONS, COLUMN_NAMES, from_row, storable_text, to_row
+from llmrouter.outcomes._sqlite_rows import (
+    ADDED_COLUMNS,
+    COLUMN_DEFINITIONS,
+    COLUMN_NAMES,
+    from_row,
+    storable_text,
+    to_checked_row,
+    to_row,
+)
 from llmrouter.types import Outcome
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SECONDS_PER_DAY = 86_400.0
 
 _PAGE = 500
@@ -37,6 +45,9 @@ _APPEND = (
     f"INSERT INTO outcomes ({_COLUMNS}) VALUES ({', '.join('?' * len(COLUMN_NAMES))}) "  # noqa: S608 - constants
     "ON CONFLICT (request_id) DO NOTHING"
 )
+_WAITING = "SELECT 1 FROM feedback WHERE pending = 1 LIMIT 1"
+_FOUND = "UPDATE feedback SET pending = 0 WHERE request_id = ? AND pending = 1"
+_REPRICE = "UPDATE outcomes SET cost_usd = ?, price_as_of = ? WHERE request_id = ?"
 _GET = f"SELECT {_COLUMNS} FROM outcomes WHERE request_id = ?"  # noqa: S608 - constants
 _SCAN = (
     f"SELECT rowid, {_COLUMNS} FROM outcomes "  # noqa: S608 - constants
@@ -139,14 +150,18 @@ class SQLiteOutcomeStore:
         """
         for outcome in outcomes:
             check_outcome(outcome)
-        rows = [to_row(outcome) for outcome in outcomes]
-        if not rows:
+        if not outcomes:
             return
+        rows = [to_row(outcome) for outcome in outcomes]
         with self._transaction() as connection:
-            connection.executemany(_APPEND, rows)
-            connection.executemany(
-                "UPDATE feedback SET pending = 0 WHERE request_id = ? AND pending = 1", [(row[0],) for row in rows]
-            )
+            try:
+                connection.executemany(_APPEND, rows)
+            except (UnicodeEncodeError, sqlite3.ProgrammingError):
+                # A value that SQLite does not take. What is in already stays: the same row again changes nothing.
+                rows = [to_checked_row(outcome) for outcome in outcomes]
+                connection.executemany(_APPEND, rows)
+            if connection.execute(_WAITING).fetchone() is not None:
+                connection.executemany(_FOUND, [(row[0],) for row in rows])
 
     def feedback(self, feedback: Feedback, /) -> bool:
         """Store a judgement; return whether its request is known already (else it waits for it).
@@ -171,6 +186,23 @@ class SQLiteOutcomeStore:
             judged = (feedback.quality, feedback.weight, feedback.time or now)
             connection.execute(_JUDGE, (request_id, source, *judged, now, int(known is None)))
         return known is not None
+
+    def update_costs(self, costs: Iterable[tuple[str, float, str]], /) -> int:
+        """Replace costs in one transaction, and return how many outcomes were found.
+
+        Parameters
+        ----------
+        costs : iterable of (str, float, str)
+            Request id, US dollars, and what the price list says of itself (`Price.stamp`).
+
+        Raises
+        ------
+        StoreError
+            If they cannot be written; nothing is changed then.
+        """
+        rows = [(cost, storable_text(stamp), storable_text(request_id)) for request_id, cost, stamp in costs]
+        with self._transaction() as connection:
+            return connection.executemany(_REPRICE, rows).rowcount if rows else 0
 
     def get(self, request_id: str, /) -> Outcome | None:
         """Return one outcome with its feedback joined, or None."""
@@ -204,7 +236,7 @@ class SQLiteOutcomeStore:
         deadline = time.monotonic() + self.busy_timeout_s
         while True:  # the switch to write-ahead logging does not wait for other openers, as transactions do
             try:
-                self._is_log(connection)  # before anything is written: the file may be somebody else's
+                self._version(connection)  # before anything is written: the file may be somebody else's
                 (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
                 break
             except sqlite3.OperationalError as error:
@@ -215,27 +247,30 @@ class SQLiteOutcomeStore:
             raise StoreError(f"{self.path}: SQLite cannot keep a write-ahead log here; use a local file system")
         connection.execute("PRAGMA synchronous = FULL")
         with _immediate(connection):
-            if not self._is_log(connection):
+            version = self._version(connection)
+            if version == 0:
                 for statement in _CREATE:
                     connection.execute(statement)
+            elif version < SCHEMA_VERSION:
+                _migrate(connection, version)
 
-    def _is_log(self, connection: sqlite3.Connection) -> bool:
-        """Return whether the file holds a log, False if it is empty; refuse anything else."""
+    def _version(self, connection: sqlite3.Connection) -> int:
+        """Return the schema version of the log in the file, 0 if it is empty; refuse anything else."""
         tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         if not tables:
-            return False
+            return 0
         if "llmrouter_schema" not in tables:
             raise StoreError(
                 f"{self.path} is the database of another program (tables {', '.join(sorted(tables))}); it was left as "
                 "it is. Name another file"
             )
         (version,) = connection.execute("SELECT max(version) FROM llmrouter_schema").fetchone()
-        if version != SCHEMA_VERSION:
+        if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
             raise StoreError(
                 f"{self.path} has schema version {version}, this llmrouter knows {SCHEMA_VERSION}; it was left as it "
                 "is. Upgrade llmrouter, or name another file"
             )
-        return True
+        return version
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -268,6 +303,14 @@ class SQLiteOutcomeStore:
 
 def _primary_code(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def _migrate(connection: sqlite3.Connection, version: int) -> None:
+    """Add the columns of later versions; rows keep what they have, and processes of the old version can go on."""
+    for later in range(version + 1, SCHEMA_VERSION + 1):
+        for definition in ADDED_COLUMNS[later]:
+            connection.execute(f"ALTER TABLE outcomes ADD COLUMN {definition}")
+    connection.execute("UPDATE llmrouter_schema SET version = ?", (SCHEMA_VERSION,))
 
 
 @contextmanager

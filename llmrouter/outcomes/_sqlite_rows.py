@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,7 +30,22 @@ def storable_text(value: str) -> str:
 
 
 def _to_json(value: Any) -> str:
-    return orjson.dumps(value, default=dict, option=orjson.OPT_SERIALIZE_NUMPY).decode()
+    try:
+        return orjson.dumps(value, default=dict, option=orjson.OPT_SERIALIZE_NUMPY).decode()
+    except TypeError:  # half a surrogate pair, a number beyond 64 bits, or a value that is no JSON
+        return storable_text(json.dumps(value, default=str, ensure_ascii=False))
+
+
+def _names_to_json(names: Sequence[str]) -> str:
+    return _to_json(list(names)) if names else "[]"
+
+
+def _records_to_json(records: Sequence[Mapping[str, Any]]) -> str | None:
+    return _to_json(list(records)) if records else None
+
+
+def _json_tuple(text: str) -> tuple[Any, ...]:
+    return tuple(orjson.loads(text))
 
 
 def _candidates(text: str) -> dict[str, dict[str, float]]:
@@ -54,6 +71,11 @@ def _count(value: float) -> int | None:
 _TEXT = _Field("TEXT", storable_text, str)
 _REAL = _Field("REAL", float, float)
 _INTEGER = _Field("INTEGER", _count, int)
+_CANDIDATES = _Field("TEXT", _to_json, _candidates)
+_EMBEDDING = _Field("BLOB", _pack, _unpack)
+_NAMES = _Field("TEXT", _names_to_json, _json_tuple)
+_OBJECT = _Field("TEXT", _to_json, orjson.loads)
+_RECORDS = _Field("TEXT", _records_to_json, _json_tuple)
 
 _FIELDS: Mapping[str, _Field] = {
     "request_id": _Field("TEXT NOT NULL PRIMARY KEY", storable_text, str),
@@ -63,15 +85,15 @@ _FIELDS: Mapping[str, _Field] = {
     "artifact_id": _TEXT,
     "policy": _TEXT,
     "propensity": _REAL,
-    "candidates": _Field("TEXT", _to_json, _candidates),
+    "candidates": _CANDIDATES,
     "key_id": _TEXT,
     "conversation_id": _TEXT,
     "prompt": _TEXT,
     "prompt_sha256": _TEXT,
-    "embedding": _Field("BLOB", _pack, _unpack),
+    "embedding": _EMBEDDING,
     "task": _TEXT,
     "served_by": _TEXT,
-    "fallbacks": _Field("TEXT", lambda names: _to_json(list(names)), lambda text: tuple(orjson.loads(text))),
+    "fallbacks": _NAMES,
     "status": _TEXT,
     "error": _TEXT,
     "input_tokens": _INTEGER,
@@ -85,24 +107,62 @@ _FIELDS: Mapping[str, _Field] = {
     "quality_source": _TEXT,
     "quality_weight": _REAL,
     "quality_time": _REAL,
+    # Added by version 2 of the schema.
+    "endpoint": _TEXT,
+    "stream": _Field("INTEGER", int, bool),
+    "usage": _OBJECT,
+    "price_as_of": _TEXT,
+    "overhead_cost_usd": _REAL,
+    "cache": _TEXT,
+    "deployment": _TEXT,
+    "team": _TEXT,
+    "attempts": _RECORDS,
 }
 
 COLUMN_NAMES = tuple(_FIELDS)
 COLUMN_DEFINITIONS = ", ".join(f'"{name}" {field.sql_type}' for name, field in _FIELDS.items())
+ADDED_COLUMNS = {
+    2: tuple(f'"{name}" {_FIELDS[name].sql_type}' for name in COLUMN_NAMES[COLUMN_NAMES.index("endpoint") :])
+}
+"""Version of the schema -> definitions of the columns that it added."""
+
+# What SQLite has no value for, and what rows older than a column stand for.
+_WHERE_NULL: Mapping[str, Any] = {"propensity": math.nan, "endpoint": "", "cache": "", "attempts": ()}
+
+_values = attrgetter(*COLUMN_NAMES)
+_STRUCTURED = tuple(
+    (position, field.encode)
+    for position, field in enumerate(_FIELDS.values())
+    if field in (_CANDIDATES, _EMBEDDING, _NAMES, _OBJECT, _RECORDS)
+)
 
 
-def to_row(outcome: Outcome) -> tuple[Any, ...]:
-    """Return the values of a row. An embedding is kept in single precision; JSON has no infinity: it becomes NaN."""
-    values = ((field, getattr(outcome, name)) for name, field in _FIELDS.items())
-    return tuple(None if value is None else field.encode(value) for field, value in values)
+def to_row(outcome: Outcome) -> list[Any]:
+    """Return the values of a row, taking for granted that texts are UTF-8 and numbers Python's own.
+
+    SQLite refuses what is not, and `to_checked_row` mends it; an outcome of the gateway never is.
+    """
+    values = list(_values(outcome))
+    for position, encode in _STRUCTURED:
+        value = values[position]
+        if value is not None:
+            values[position] = encode(value)
+    return values
+
+
+def to_checked_row(outcome: Outcome) -> list[Any]:
+    """Return the values of a row, each converted to what SQLite takes.
+
+    An embedding is kept in single precision; JSON has no infinity: it becomes NaN.
+    """
+    values = zip(_FIELDS.values(), _values(outcome), strict=True)
+    return [None if value is None else field.encode(value) for field, value in values]
 
 
 def from_row(row: Sequence[Any]) -> Outcome:
     """Return the outcome of a row of `COLUMN_NAMES`."""
     values: dict[str, Any] = {
-        name: None if value is None else field.decode(value)
+        name: _WHERE_NULL.get(name) if value is None else field.decode(value)
         for (name, field), value in zip(_FIELDS.items(), row, strict=True)
     }
-    if values["propensity"] is None:  # SQLite has no NaN and keeps NULL for it
-        values["propensity"] = math.nan
     return Outcome(**values)

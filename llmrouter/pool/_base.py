@@ -8,6 +8,9 @@ from typing import Any, Protocol, runtime_checkable
 
 from llmrouter.pool._sse import ServerSentEvent
 
+CHAT, COMPLETIONS, RESPONSES, EMBEDDINGS = "chat/completions", "completions", "responses", "embeddings"
+"""The endpoints of OpenAI's API that backends know: paths below the base URL."""
+
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
@@ -67,9 +70,13 @@ class BackendStream(Protocol):
 
 @runtime_checkable
 class Backend(Protocol):
-    """Reaches one model of the pool. `body` is an OpenAI chat-completions body; `model` in it is replaced."""
+    """Reaches one model of the pool.
 
-    async def complete(self, body: Mapping[str, Any], *, timeouts: Timeouts) -> BackendResponse:
+    `body` is one of OpenAI's for the `endpoint` that is asked (chat completions by default, see `CHAT`); `model` in
+    it is replaced.
+    """
+
+    async def complete(self, body: Mapping[str, Any], *, timeouts: Timeouts, endpoint: str = CHAT) -> BackendResponse:
         """Return the whole answer.
 
         Raises
@@ -79,7 +86,7 @@ class Backend(Protocol):
         """
         ...
 
-    async def stream(self, body: Mapping[str, Any], *, timeouts: Timeouts) -> BackendStream:
+    async def stream(self, body: Mapping[str, Any], *, timeouts: Timeouts, endpoint: str = CHAT) -> BackendStream:
         """Return once the first event is there, so that failures before it can fall back.
 
         Raises

@@ -3,36 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from types import ModuleType
 from typing import Any
 
 import orjson
 
-from llmrouter.exceptions import (
-    BackendConnectError,
-    BackendError,
-    BackendStatusError,
-    BackendStreamError,
-    BackendTimeoutError,
-    MissingExtraError,
-)
-from llmrouter.pool._base import BackendResponse, Timeouts
+from llmrouter.exceptions import BackendError, BackendStreamError
+from llmrouter.pool._base import CHAT, RESPONSES, BackendResponse, Timeouts
 from llmrouter.pool._limits import CallLimits
+from llmrouter.pool._litellm_wire import (
+    FUNCTIONS,
+    NOT_SENT,
+    answer_event,
+    answer_object,
+    litellm_module,
+    missing,
+    translated,
+)
 from llmrouter.pool._sse import DONE, ServerSentEvent, encode_event
-
-# Fields of a request that become arguments. Everything else goes into the upstream body: LiteLLM takes addresses,
-# credentials and callbacks as arguments too, and a client must not set those.
-_ARGUMENTS = frozenset({
-    "messages", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs", "max_completion_tokens",
-    "max_tokens", "modalities", "n", "parallel_tool_calls", "prediction", "presence_penalty", "audio",
-    "reasoning_effort", "response_format", "seed", "stop", "stream_options", "temperature", "thinking", "tool_choice",
-    "tools", "top_logprobs", "top_p", "user", "verbosity", "web_search_options",
-})  # fmt: skip
-_NOT_SENT = frozenset({"model", "stream"})
-_MESSAGE_PREFIX = re.compile(r"^(?:litellm\.)?\w+(?:Error|Exception)?: (?:litellm\.)?")
 
 
 class LiteLLMBackend:
@@ -52,7 +40,7 @@ class LiteLLMBackend:
     headers : mapping of str to str, optional
         Sent with every call.
     **options : Any
-        Further arguments of ``litellm.acompletion``, e.g. ``aws_region_name``.
+        Further arguments of LiteLLM's functions, e.g. ``aws_region_name``.
 
     Raises
     ------
@@ -71,7 +59,7 @@ class LiteLLMBackend:
         **options: Any,
     ) -> None:
         if importlib.util.find_spec("litellm") is None:
-            raise _missing()
+            raise missing()
         self.name = name
         self.model = model
         self._options: dict[str, Any] = {"num_retries": 0, "max_retries": 0, **options}
@@ -83,17 +71,17 @@ class LiteLLMBackend:
         """Return the names, never the key."""
         return f"LiteLLMBackend({self.name!r}, model={self.model!r})"
 
-    async def complete(self, body: Mapping[str, Any], *, timeouts: Timeouts) -> BackendResponse:
+    async def complete(self, body: Mapping[str, Any], *, timeouts: Timeouts, endpoint: str = CHAT) -> BackendResponse:
         """Return the whole answer as OpenAI-shaped JSON; see `Backend.complete`."""
         limits = CallLimits(self.name, timeouts)
-        answer = await self._call(limits.whole, body, stream=False, timeout_s=timeouts.total_s)
-        return BackendResponse(orjson.dumps(_completion(answer)), {"content-type": "application/json"})
+        answer = await self._call(limits.whole, body, endpoint, stream=False, timeout_s=timeouts.total_s)
+        return BackendResponse(orjson.dumps(answer_object(answer, endpoint)), {"content-type": "application/json"})
 
-    async def stream(self, body: Mapping[str, Any], *, timeouts: Timeouts) -> LiteLLMStream:
+    async def stream(self, body: Mapping[str, Any], *, timeouts: Timeouts, endpoint: str = CHAT) -> LiteLLMStream:
         """Return once the first chunk is there; see `Backend.stream`."""
         limits = CallLimits(self.name, timeouts)
-        chunks = await self._call(limits.first_byte, body, stream=True, timeout_s=timeouts.total_s)
-        stream = LiteLLMStream(self.name, chunks, limits)
+        chunks = await self._call(limits.first_byte, body, endpoint, stream=True, timeout_s=timeouts.total_s)
+        stream = LiteLLMStream(self.name, chunks, limits, endpoint=endpoint)
         try:
             await stream.open()
         except BaseException:
@@ -112,30 +100,41 @@ class LiteLLMBackend:
         self,
         wait: Callable[[Awaitable[Any]], Awaitable[Any]],
         body: Mapping[str, Any],
+        endpoint: str,
         *,
         stream: bool,
         timeout_s: float,
     ) -> Any:
-        litellm = _litellm()
-        arguments = {key: value for key, value in body.items() if key in _ARGUMENTS}
-        extra = {key: value for key, value in body.items() if key not in _ARGUMENTS | _NOT_SENT}
+        function = FUNCTIONS.get(endpoint)
+        if function is None:
+            raise BackendError(f"{self.name}: LiteLLM is not asked for {endpoint!r}", model=self.name)
+        if endpoint == RESPONSES and importlib.util.find_spec("mcp") is None:
+            raise BackendError(
+                f"{self.name}: LiteLLM serves the responses API with the package 'mcp' only (pip install mcp); without "
+                "it leave 'responses' out of this model's endpoints",
+                model=self.name,
+            )
+        arguments = {key: value for key, value in body.items() if key in function.arguments}
+        extra = {key: value for key, value in body.items() if key not in function.arguments | NOT_SENT}
         if extra:
             arguments["extra_body"] = extra
+        if function.streams:
+            arguments["stream"] = stream
+        call = getattr(litellm_module(), function.name)
         try:
-            return await wait(
-                litellm.acompletion(model=self.model, **arguments, stream=stream, timeout=timeout_s, **self._options)
-            )
+            return await wait(call(model=self.model, **arguments, timeout=timeout_s, **self._options))
         except BackendError:
             raise
         except Exception as error:  # LiteLLM's errors and those of its providers have no common base
-            raise _translated(error, self.name) from error
+            raise translated(error, self.name) from error
 
 
 class LiteLLMStream:
     """A streamed answer, written as OpenAI's events; see `BackendStream`."""
 
-    def __init__(self, name: str, chunks: Any, limits: CallLimits) -> None:
+    def __init__(self, name: str, chunks: Any, limits: CallLimits, *, endpoint: str = CHAT) -> None:
         self._name = name
+        self._endpoint = endpoint
         self._chunks = chunks
         self._iterator = aiter(chunks)
         self._limits = limits
@@ -149,7 +148,7 @@ class LiteLLMStream:
     async def open(self) -> None:
         """Wait for the first chunk."""
         try:
-            self._first = _event(await self._limits.first_byte(anext(self._iterator)))
+            chunk = await self._limits.first_byte(anext(self._iterator))
         except StopAsyncIteration as error:
             raise BackendStreamError(
                 f"{self._name}: the stream ended before its first event", model=self._name
@@ -157,10 +156,11 @@ class LiteLLMStream:
         except BackendError:
             raise
         except Exception as error:
-            raise _translated(error, self._name) from error
+            raise translated(error, self._name) from error
+        self._first = answer_event(chunk, self._endpoint)
 
     async def __aiter__(self) -> AsyncIterator[Sequence[ServerSentEvent]]:
-        """Yield events one by one, then ``[DONE]``."""
+        """Yield events one by one, then ``[DONE]``, which responses do without."""
         if self._first is not None:
             yield [self._first]
         while True:
@@ -175,82 +175,12 @@ class LiteLLMStream:
                     f"{self._name}: the upstream broke off in the middle of its answer ({type(error).__name__})",
                     model=self._name,
                 ) from error
-            yield [_event(chunk)]
-        yield [ServerSentEvent(encode_event(DONE), DONE)]
+            yield [answer_event(chunk, self._endpoint)]
+        if self._endpoint != RESPONSES:
+            yield [ServerSentEvent(encode_event(DONE), DONE)]
 
     async def aclose(self) -> None:
         """Cancel the upstream call."""
         close = getattr(self._chunks, "aclose", None)
         if close is not None:
             await close()
-
-
-def _litellm() -> ModuleType:
-    # Otherwise the import fetches a price list from the network.
-    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-    try:
-        import litellm
-    except ImportError as error:
-        raise _missing() from error
-    module: ModuleType = litellm
-    # It prints help texts to standard output on errors otherwise.
-    module.suppress_debug_info = True  # type: ignore[attr-defined]
-    module.telemetry = False  # type: ignore[attr-defined]
-    return module
-
-
-def _missing() -> MissingExtraError:
-    return MissingExtraError("litellm", extra="litellm", purpose="the backend 'litellm'")
-
-
-def _completion(answer: Any) -> dict[str, Any]:
-    payload: dict[str, Any] = answer.model_dump(exclude_none=True)
-    for choice in payload.get("choices", []):
-        choice.setdefault("finish_reason", None)
-        choice.get("message", {}).setdefault("content", None)
-    return payload
-
-
-def _event(chunk: Any) -> ServerSentEvent:
-    payload: dict[str, Any] = chunk.model_dump(exclude_none=True)
-    choices = payload.get("choices", [])
-    for choice in choices:
-        choice.setdefault("finish_reason", None)
-    if payload.get("usage") and not any(choice.get("delta") or choice["finish_reason"] for choice in choices):
-        payload["choices"] = []  # as OpenAI sends the chunk that carries nothing but usage
-    data = orjson.dumps(payload)
-    return ServerSentEvent(encode_event(data), data)
-
-
-def _translated(error: Exception, name: str) -> BackendError:
-    litellm = _litellm()
-    if isinstance(error, litellm.Timeout):
-        return BackendTimeoutError(f"{name}: the upstream is too slow (LiteLLM's timeout)", model=name)
-    if isinstance(error, litellm.APIConnectionError):
-        return BackendConnectError(f"{name}: could not reach the upstream", model=name)
-    status = getattr(error, "status_code", None)
-    if not isinstance(status, int) or status < 400:
-        return BackendError(f"{name}: the call through LiteLLM failed ({type(error).__name__})", model=name)
-    headers = getattr(getattr(error, "response", None), "headers", None) or {}
-    return BackendStatusError(
-        f"{name}: the upstream answered {status}",
-        model=name,
-        status=status,
-        body=orjson.dumps({"error": _error_object(error, litellm)}),
-        headers={key: headers[key] for key in ("retry-after", "retry-after-ms") if key in headers},
-    )
-
-
-def _error_object(error: Exception, litellm: ModuleType) -> dict[str, Any]:
-    body = getattr(error, "body", None)
-    if isinstance(body, Mapping) and body.get("message"):
-        return dict(body)  # the provider's own words
-    code = getattr(error, "code", None)
-    if isinstance(error, litellm.ContextWindowExceededError):
-        code = "context_length_exceeded"
-    return {
-        "message": _MESSAGE_PREFIX.sub("", str(getattr(error, "message", "") or error)),
-        "type": getattr(error, "type", None) or "invalid_request_error",
-        "param": getattr(error, "param", None),
-        "code": None if code is None else str(code),
-    }

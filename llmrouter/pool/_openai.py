@@ -1,4 +1,4 @@
-"""Backend for any upstream that speaks OpenAI's chat completions over HTTP: raw bytes in, raw bytes out."""
+"""Backend for any upstream that speaks OpenAI's API over HTTP: raw bytes in, raw bytes out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import aiohttp
 import orjson
 
 from llmrouter.exceptions import BackendConnectError, BackendStatusError, BackendStreamError
-from llmrouter.pool._base import BackendResponse, Timeouts
+from llmrouter.pool._base import CHAT, COMPLETIONS, EMBEDDINGS, BackendResponse, Timeouts
 from llmrouter.pool._http import CallTrace, HTTPSessions
 from llmrouter.pool._limits import CallLimits
 from llmrouter.pool._openai_stream import (
@@ -23,6 +23,9 @@ from llmrouter.pool._openai_stream import (
 from llmrouter.pool._usage import error_in
 
 _HEALTH_TIMEOUT_S = 5.0
+
+# What an answer has and an error sent under status 200 has not. A response that failed has all that others have.
+_ANSWER_MARKS = {CHAT: b'"choices"', COMPLETIONS: b'"choices"', EMBEDDINGS: b'"data"'}
 
 
 class OpenAIBackend:
@@ -73,10 +76,10 @@ class OpenAIBackend:
         """Return name and address, never the key."""
         return f"OpenAIBackend({self.name!r}, model={self.model!r}, base_url={self.base_url!r})"
 
-    async def complete(self, body: Mapping[str, Any], *, timeouts: Timeouts) -> BackendResponse:
+    async def complete(self, body: Mapping[str, Any], *, timeouts: Timeouts, endpoint: str = CHAT) -> BackendResponse:
         """Return the whole answer, its bytes unchanged; see `Backend.complete`."""
         limits = CallLimits(self.name, timeouts)
-        response = await self._post(limits, body, streamed=False)
+        response = await self._post(limits, body, endpoint, streamed=False)
         try:
             pieces = []
             size = 0
@@ -88,16 +91,17 @@ class OpenAIBackend:
                     )
                 pieces.append(piece)
             answer = b"".join(pieces)
-            if b'"choices"' not in answer and (error := error_in(answer)):
+            mark = _ANSWER_MARKS.get(endpoint)
+            if (mark is None or mark not in answer) and (error := error_in(answer)):
                 raise error_object_error(error, answer, self.name)
             return BackendResponse(answer, relayed_headers(response))
         finally:
             response.release()
 
-    async def stream(self, body: Mapping[str, Any], *, timeouts: Timeouts) -> OpenAIStream:
+    async def stream(self, body: Mapping[str, Any], *, timeouts: Timeouts, endpoint: str = CHAT) -> OpenAIStream:
         """Return once the first event with data is there; see `Backend.stream`."""
         limits = CallLimits(self.name, timeouts)
-        response = await self._post(limits, body, streamed=True)
+        response = await self._post(limits, body, endpoint, streamed=True)
         stream = OpenAIStream(limits, response, max_event_bytes=self.max_response_bytes)
         try:
             await stream.open()
@@ -124,9 +128,11 @@ class OpenAIBackend:
         if self._owns_sessions:
             await self._sessions.aclose()
 
-    async def _post(self, limits: CallLimits, body: Mapping[str, Any], *, streamed: bool) -> aiohttp.ClientResponse:
+    async def _post(
+        self, limits: CallLimits, body: Mapping[str, Any], endpoint: str, *, streamed: bool
+    ) -> aiohttp.ClientResponse:
         payload = orjson.dumps({**body, "model": self.model})
-        response = await self._send(limits, payload, streamed=streamed)
+        response = await self._send(limits, payload, endpoint, streamed=streamed)
         if response.status == 200:
             return response
         try:
@@ -134,7 +140,9 @@ class OpenAIBackend:
         finally:
             response.release()
 
-    async def _send(self, limits: CallLimits, payload: bytes, *, streamed: bool) -> aiohttp.ClientResponse:
+    async def _send(
+        self, limits: CallLimits, payload: bytes, endpoint: str, *, streamed: bool
+    ) -> aiohttp.ClientResponse:
         """Send and wait for the head of the answer.
 
         A kept-alive connection may be closed by the upstream in the very moment it is used again. The request was
@@ -147,7 +155,7 @@ class OpenAIBackend:
             try:
                 return await wait(
                     self._sessions.session(self.base_url).post(
-                        f"{self.base_url}/chat/completions",
+                        f"{self.base_url}/{endpoint}",
                         data=payload,
                         headers=self._headers,
                         allow_redirects=False,

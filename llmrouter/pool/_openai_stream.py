@@ -20,6 +20,8 @@ MAX_ERROR_BYTES = 1024 * 1024
 _LINGER_S = 0.02
 _RELAYED_HEADERS = frozenset({"content-type", "retry-after", "retry-after-ms", "x-should-retry", "x-request-id"})
 _RELAYED_PREFIXES = ("openai-", "x-ratelimit-")
+_TOO_MANY_REQUESTS, _BAD_GATEWAY = 429, 502
+_RATE_LIMIT_CODES = frozenset({"rate_limit_exceeded", "insufficient_quota"})
 
 
 class OpenAIStream:
@@ -179,7 +181,10 @@ def relayed_headers(response: aiohttp.ClientResponse) -> dict[str, str]:
 def error_object_error(error: Mapping[str, Any], body: bytes, name: str) -> BackendStatusError:
     """Return the HTTP error that an upstream meant when it sent an error object under status 200."""
     code = error.get("code")
-    status = code if isinstance(code, int) and 400 <= code < 600 else 502
+    if isinstance(code, int) and 400 <= code < 600:
+        status = code
+    else:
+        status = _TOO_MANY_REQUESTS if isinstance(code, str) and code in _RATE_LIMIT_CODES else _BAD_GATEWAY
     return BackendStatusError(
         f"{name}: the upstream answered with an error object", model=name, status=status, body=body
     )

@@ -12,6 +12,8 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # A line may end in CRLF, LF or CR. The groups are atomic: the two halves of one CRLF are not two line ends.
 _BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _LONGEST_BLANK_LINE = 4
+_LF_LF = b"\n\n"
+_DATA = b"data: "
 
 
 class ServerSentEvent(NamedTuple):
@@ -56,6 +58,8 @@ class EventSplitter:
         EventTooLongError
             If an event exceeds the limit.
         """
+        if not self._pending and not self._first and chunk[-2:] == _LF_LF and b"\r" not in chunk:
+            return self._whole_events(chunk)
         self._pending += chunk
         events = []
         start = 0
@@ -70,6 +74,27 @@ class EventSplitter:
         self._searched = len(self._pending)
         if self._searched > self._max_event_bytes:
             raise EventTooLongError(f"an event is longer than {self._max_event_bytes} bytes")
+        return events
+
+    def _whole_events(self, chunk: bytes) -> list[ServerSentEvent]:
+        """Cut a chunk of whole events with plain line ends, which is how nearly all of them come."""
+        if len(chunk) > self._max_event_bytes:
+            raise EventTooLongError(f"an event is longer than {self._max_event_bytes} bytes")
+        events = []
+        start, end = 0, len(chunk)
+        while start < end:
+            found = chunk.find(_LF_LF, start)
+            if found < 0:  # three line ends in a row: the last one begins something
+                self._pending += chunk[start:]
+                self._searched = len(self._pending)
+                break
+            stop = found + len(_LF_LF)
+            raw = chunk[start:stop]
+            if raw.startswith(_DATA) and raw.find(b"\n") == len(raw) - 2:
+                events.append(ServerSentEvent(raw, raw[len(_DATA) : -2]))
+            else:
+                events.append(ServerSentEvent(raw, _data_of(raw)))
+            start = stop
         return events
 
     def flush(self) -> ServerSentEvent | None:

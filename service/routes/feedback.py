@@ -12,7 +12,7 @@ from llmrouter.outcomes import Feedback
 from service.body import json_kind, read_object
 from service.config_problems import nearest
 from service.errors import APIError, json_response
-from service.routes.state import gateway_of
+from service.routes.state import gateway_of, require
 
 routes = APIRouter()
 
@@ -28,6 +28,7 @@ _LONGEST_TEXT = 256
 async def give_feedback(request: Request) -> Response:
     """Store a judgement; answered once it is on disk. The same source may judge again, the last word counts."""
     gateway = gateway_of(request)
+    await require(request, "feedback")
     body = await read_object(request, max_bytes=gateway.settings.server.max_body_bytes)
     feedback = _parse(body)
     known = await gateway.with_log(lambda store: store.feedback(feedback))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -21,18 +22,29 @@ async def healthz() -> Response:
 
 @routes.get("/readyz")
 async def readyz(request: Request) -> Response:
-    """Return the artifact, the pool with its cool-downs, and the state of the outcome log."""
+    """Return the artifact, the pool with its cool-downs, and how log, limits and configuration stand.
+
+    503 while the gateway stops: what balances the load is to send requests elsewhere.
+    """
     gateway = gateway_of(request)
     log = gateway.writer.state()
-    return json_response(
-        {
-            "status": "ready",
-            "artifact": gateway.engine.artifact_id,
-            "router": gateway.engine.router_name,
-            "policy": gateway.engine.policy.name,
-            "models": [
-                {"name": name, "cooling_down_s": round(gateway.cooldowns.remaining_s(name), 3)} for name in gateway.pool
-            ],
-            "log": {"status": "failing" if log.trouble else "ok", **dataclasses.asdict(log)},
-        }
-    )
+    admission = gateway.admission.state()
+    reloader = getattr(request.app.state, "reloader", None)
+    body: dict[str, Any] = {
+        "status": "stopping" if admission.closed else "ready",
+        "artifact": gateway.engine.artifact_id,
+        "router": gateway.engine.router_name,
+        "policy": gateway.engine.policy.name,
+        "models": [
+            {"name": name, "cooling_down_s": round(gateway.cooldowns.remaining_s(name), 3)} for name in gateway.models
+        ],
+        "log": {"status": "failing" if log.trouble else "ok", **dataclasses.asdict(log)},
+        "requests": {"in_flight": admission.in_flight, "queued": admission.queued},
+    }
+    if gateway.authenticator is not None:
+        body["keys"] = gateway.authenticator.state()
+    if gateway.link is not None:
+        body["redis"] = dataclasses.asdict(gateway.link.state())
+    if reloader is not None:
+        body["config"] = reloader.state()
+    return json_response(body, status=503 if admission.closed else 200)

@@ -11,7 +11,8 @@ from llmrouter.exceptions import UnknownModelError
 from service.chat import ALIASES
 from service.errors import json_response
 from service.gateway import Gateway
-from service.routes.state import gateway_of
+from service.keys.principal import Principal
+from service.routes.state import gateway_of, require
 
 routes = APIRouter()
 
@@ -19,18 +20,23 @@ routes = APIRouter()
 @routes.get("/v1/models")
 async def list_models(request: Request) -> Response:
     """List the names that ``model`` may have: the aliases that route, then the pool."""
-    gateway = gateway_of(request)
-    return json_response({"object": "list", "data": [_entry(name, gateway) for name in (*ALIASES, *gateway.pool)]})
+    names = _visible(gateway_of(request), await require(request, "inference"))
+    return json_response({"object": "list", "data": [_entry(name, gateway_of(request)) for name in names]})
 
 
 @routes.get("/v1/models/{name:path}")
 async def get_model(request: Request, name: str) -> Response:
     """Return one of them."""
     gateway = gateway_of(request)
-    known = (*ALIASES, *gateway.pool)
+    known = _visible(gateway, await require(request, "inference"))
     if name not in known:
         raise UnknownModelError(name, known=known)
     return json_response(_entry(name, gateway))
+
+
+def _visible(gateway: Gateway, principal: Principal) -> tuple[str, ...]:
+    names = [name for name in gateway.models if principal.allows(name)]
+    return (*ALIASES, *names)
 
 
 def _entry(name: str, gateway: Gateway) -> dict[str, Any]:

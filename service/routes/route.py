@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from llmrouter.types import Decision
 from service.errors import json_response
-from service.routes.state import gateway_of, read_chat
+from service.routes.state import gateway_of, read_chat, require
 
 routes = APIRouter()
 
@@ -18,7 +18,7 @@ _NEIGHBOURS = 5
 async def route(request: Request) -> Response:
     """Return the decision for a chat body, with estimates for every model; no model is called."""
     gateway = gateway_of(request)
-    chat = await read_chat(request, gateway)
+    chat = await read_chat(request, gateway, await require(request, "route"))
     return decision_response(await gateway.decide(chat, neighbours=_NEIGHBOURS, dry_run=True))
 
 

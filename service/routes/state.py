@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from typing import cast
 
 from fastapi import Request
 
 from service.body import read_object
-from service.call import Call
 from service.chat import ChatRequest, parse_chat
 from service.gateway import Gateway
+from service.keys.principal import Principal
 
 
 def gateway_of(request: Request) -> Gateway:
@@ -18,7 +17,18 @@ def gateway_of(request: Request) -> Gateway:
     return cast("Gateway", request.app.state.gateway)
 
 
-async def read_chat(request: Request, gateway: Gateway) -> ChatRequest:
+async def require(request: Request, scope: str) -> Principal:
+    """Return who asks.
+
+    Raises
+    ------
+    APIError
+        401 or 403, if the key is missing, wrong or lacks the scope.
+    """
+    return await gateway_of(request).principal(request.scope, scope)
+
+
+async def read_chat(request: Request, gateway: Gateway, principal: Principal) -> ChatRequest:
     """Read and check the body of a chat request.
 
     Raises
@@ -26,26 +36,6 @@ async def read_chat(request: Request, gateway: Gateway) -> ChatRequest:
     APIError, UnknownModelError
         If it is wrong.
     """
-    body = await read_object(request, max_bytes=gateway.settings.server.max_body_bytes)
-    return parse_chat(
-        body,
-        request.headers,
-        pool=gateway.pool,
-        router_name=gateway.engine.router_name,
-        settings=gateway.settings.router,
-        request_id=request.state.request_id,
-    )
-
-
-async def begin_call(request: Request, gateway: Gateway) -> Call:
-    """Read, check and decide.
-
-    Raises
-    ------
-    APIError, RoutingError
-        If the request is wrong, or no model can take it.
-    """
-    started, received = time.perf_counter(), time.time()
-    chat = await read_chat(request, gateway)
-    decision = await gateway.decide(chat)
-    return Call(request_id=request.state.request_id, chat=chat, decision=decision, started=started, received=received)
+    server = gateway.settings.server
+    body = await read_object(request, max_bytes=server.max_body_bytes, timeout_s=server.body_timeout_s)
+    return parse_chat(body, request.headers, request_id=request.state.request_id, **gateway.parsing(principal))

@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 from contracts.misbehaving_upstream import Exchange, MisbehavingUpstream, completion, ordinary_stream
 
+from llmrouter.exceptions import LLMRouterError
 from llmrouter.policy import UtilityPolicy, candidates_for
 from llmrouter.pool import Cooldowns
 from llmrouter.types import Decision, Estimates, ModelCard, Neighbour, RoutingRequest
@@ -29,20 +30,29 @@ class FakeEngine:
 
     artifact_id = "fake-1"
     router_name = "knn"
+    encoder = None
 
     def __init__(self, cards: Sequence[ModelCard]) -> None:
         self.cards = tuple(cards)
         self.policy = UtilityPolicy(0.3)
         self.requests: list[RoutingRequest] = []
 
-    def route(self, request: RoutingRequest, *, neighbours: int = 0) -> Decision:
+    def route_many(
+        self, requests: Sequence[RoutingRequest], *, neighbours: int = 0
+    ) -> list[Decision | LLMRouterError]:
+        return [self._route(request, neighbours) for request in requests]
+
+    def _route(self, request: RoutingRequest, neighbours: int) -> Decision | LLMRouterError:
         self.requests.append(request)
         m = len(self.cards)
         quality = np.array([0.9 if card.name in request.text else 0.5 - 0.01 * i for i, card in enumerate(self.cards)])
         estimates = Estimates(
             tuple(card.name for card in self.cards), quality, np.full(m, 0.1), np.full(m, 1e-6), np.full(m, 9.0)
         )
-        decision = self.policy.choose(request, candidates_for(request, self.cards), estimates)
+        try:
+            decision = self.policy.choose(request, candidates_for(request, self.cards), estimates)
+        except LLMRouterError as error:
+            return error
         found = tuple(Neighbour(f"p{i}", 1.0 - i / 10) for i in range(neighbours))
         return Decision(decision.ranking, 1.0, decision.policy, self.router_name, self.artifact_id, neighbours=found)
 

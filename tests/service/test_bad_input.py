@@ -35,7 +35,7 @@ def error_of(response: httpx.Response, status: int) -> dict[str, Any]:
 @pytest.fixture
 def gateway(live: Start) -> Live:
     """One gateway for all of them: nothing that is sent here may harm it."""
-    return live("alpha", "beta")
+    return live("alpha", "beta", server={"max_body_bytes": 4 * 1024 * 1024})
 
 
 @pytest.fixture
@@ -254,7 +254,7 @@ def test_a_fault_of_ours_says_nothing_but_the_request_id(
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("secret detail")
 
-    monkeypatch.setattr(gateway.engine, "route", broken)
+    monkeypatch.setattr(gateway.engine, "route_many", broken)
     response = gateway.client.post(CHAT, json=GOOD)
     error = error_of(response, 500)
     assert "secret" not in response.text

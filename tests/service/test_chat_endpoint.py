@@ -75,6 +75,12 @@ def test_a_whole_answer(live: Start, upstream: MisbehavingUpstream) -> None:
         "status": "ok",
         "input_tokens": 12,
         "output_tokens": 5,
+        "usage": {"prompt_tokens": 12, "completion_tokens": 5, "total_tokens": 17},
+        "price_as_of": "config",
+        "endpoint": "chat",
+        "stream": False,
+        "cache": "",
+        "attempts": [],
     }
     assert {key: value for key, value in outcome.items() if value is not None} == expected
 

@@ -11,13 +11,16 @@ import yaml
 from hypothesis import given
 from hypothesis import settings as trials
 from hypothesis import strategies as st
+from live_gateway import FakeEngine
 
 from llmrouter.exceptions import ConfigError
 from llmrouter.policy import LatencyPolicy, UtilityPolicy
 from llmrouter.pool import LiteLLMBackend, OpenAIBackend, ScriptedBackend, Timeouts
 from llmrouter.types import Capability, ModelCard, Price, Speed
-from service.gateway import Gateway, build_backends, spool_path
+from service.gateway import Gateway, build_backends
+from service.resilience.state import Resilience
 from service.settings import DEFAULT_CONFIG, Settings, build_policy, load_settings, parse_settings
+from service.shared import spool_path
 
 ONE = {"name": "a", "base_url": "http://127.0.0.1:1/v1", "price": {"input": 1, "output": 2}}
 
@@ -88,7 +91,7 @@ async def test_backends_are_built_as_configured() -> None:
     )
     from llmrouter.pool import HTTPSessions
 
-    backends = build_backends(settings, HTTPSessions())
+    backends = build_backends(settings, HTTPSessions(), Resilience(settings.resilience, ()))
     assert [type(backend) for backend in backends.values()] == [OpenAIBackend, ScriptedBackend, LiteLLMBackend]
     assert backends["c"].model == "anthropic/x"  # type: ignore[attr-defined]
 
@@ -96,7 +99,7 @@ async def test_backends_are_built_as_configured() -> None:
 def test_options_that_a_backend_does_not_know() -> None:
     settings = of({"pool": [{"name": "b", "backend": "scripted", "price": ONE["price"], "options": {"rply": "x"}}]})
     with pytest.raises(ConfigError, match="rply"):
-        Gateway(settings, engine=object())  # type: ignore[arg-type]
+        Gateway(settings, engine=FakeEngine(settings.cards))
 
 
 def test_the_embedded_default() -> None:
@@ -264,9 +267,12 @@ def nested(depth: int) -> dict[str, Any]:
             "valid integer, unable to parse string as an integer; got 'http'",
         ),
         ({"server": {"port": 70000}}, "server.port", "got 70000"),
-        ({"server": {"workers": 2}}, "server.workers", "must be 1; got 2"),
-        ({"auth": {"keys": []}}, "auth", "is not available in this version yet"),
-        ({"redis": "redis://x"}, "redis", "is not available in this version yet"),
+        ({"server": {"workers": 0}}, "server.workers", "got 0"),
+        ({"learning": {"every_s": 60}}, "learning", "is not available in this version yet"),
+        ({"auth": {"keys": []}}, "auth.keys", "unknown key"),
+        ({"redis": "redis://x"}, "redis", "must be a mapping; got 'redis://x'"),
+        ({"pool": [{**ONE, "endpoints": ["chat", "chatt"]}]}, "pool[0].endpoints[1]", "did you mean 'chat'?"),
+        ({"pool": [{**ONE, "deployments": [{"base_url": "x"}]}]}, "pool[0].deployments[0].base_url", "http://"),
         ({"pool": []}, "pool", "is empty"),
         ({"pool": None}, "pool", "must be a list; got None"),
         ({"pool": {"a": 1}}, "pool", "must be a list; got a mapping"),

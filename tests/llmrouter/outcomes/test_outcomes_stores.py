@@ -55,6 +55,15 @@ FULL = Outcome(
     quality_source="judge",
     quality_weight=2.0,
     quality_time=13.0,
+    endpoint="chat",
+    stream=True,
+    usage={"prompt_tokens": 1, "prompt_tokens_details": {"cached_tokens": 0}, "vendor": [0.5, None]},
+    price_as_of="2026-11-01",
+    overhead_cost_usd=0.01,
+    cache="semantic",
+    deployment="east",
+    team="t1",
+    attempts=({"model": "m", "error": "BackendStatusError", "status": 529, "latency_s": 0.25},),
 )
 
 
@@ -142,6 +151,13 @@ def test_a_quality_stored_with_the_outcome_is_one_source(store: OutcomeStore) ->
     assert joined["b"].quality == 0.75
     store.feedback(Feedback("a", 0.0, "judge"))
     assert {outcome.request_id: outcome.quality for outcome in store.scan()}["a"] == 0.5
+
+
+def test_costs_can_be_replaced(store: OutcomeStore) -> None:
+    store.append([make_outcome("a", cost_usd=1.0), make_outcome("b", cost_usd=2.0)])
+    assert store.update_costs([]) == 0
+    assert store.update_costs([("a", 0.5, "2026-11-01"), ("gone", 1.0, "x")]) == 1
+    assert [(o.cost_usd, o.price_as_of) for o in store.scan()] == [(0.5, "2026-11-01"), (2.0, None)]
 
 
 @pytest.mark.parametrize(

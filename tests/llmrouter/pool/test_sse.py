@@ -54,6 +54,21 @@ def test_one_byte_at_a_time(stream: bytes) -> None:
     ]
 
 
+@given(
+    st.lists(
+        st.binary(max_size=40).map(lambda piece: piece + b"\n\n") | st.sampled_from([b"\n\n\n", b"\n"]), max_size=6
+    )
+)
+def test_whole_events_at_once_are_cut_as_byte_by_byte(pieces: list[bytes]) -> None:
+    stream = b"".join(pieces)
+    slow = split([stream[i : i + 1] for i in range(len(stream))])
+    assert b"".join(found.raw for found in split([b"data: first\n\n", *pieces])) == b"data: first\n\n" + stream
+    fast = split([b"data: first\n\n", *pieces])[1:]
+    assert [found.data for found in fast if found.data is not None] == [
+        found.data for found in slow if found.data is not None
+    ]
+
+
 @given(st.binary(max_size=200))
 def test_no_bytes_are_lost_or_made_up(stream: bytes) -> None:
     assert b"".join(found.raw for found in split([stream])) == stream

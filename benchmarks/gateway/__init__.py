@@ -1,0 +1,1 @@
+"""Load benchmark of the gateway against its peers; see `benchmarks.gateway.__main__`."""

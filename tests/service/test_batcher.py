@@ -1,0 +1,122 @@
+"""Decisions off the event loop: batched when requests wait, each as it would be alone."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from llmrouter.exceptions import LLMRouterError, NoEligibleModelError
+from llmrouter.types import Decision, RankedModel, RoutingRequest
+from service.batcher import RoutingThread
+
+
+class SlowEngine:
+    """An engine that decides when it is let, and says of whom."""
+
+    def __init__(self, *, free: bool = True) -> None:
+        self.batches: list[list[str]] = []
+        self.threads: set[str] = set()
+        self.go = threading.Event()
+        self.busy = threading.Event()
+        if free:
+            self.go.set()
+
+    def route_many(
+        self, requests: Sequence[RoutingRequest], *, neighbours: int = 0
+    ) -> list[Decision | LLMRouterError]:
+        self.busy.set()
+        assert self.go.wait(10)
+        self.threads.add(threading.current_thread().name)
+        self.batches.append([request.text for request in requests])
+        if any(request.text == "broken" for request in requests):
+            raise RuntimeError("a fault of the engine")
+        return [
+            NoEligibleModelError({"m": "small"})
+            if request.text == "refused"
+            else Decision((RankedModel(f"{request.text}/{neighbours}", 1.0, 0.0, 0.0),))
+            for request in requests
+        ]
+
+
+@pytest.fixture
+def routing() -> Iterator[RoutingThread]:
+    thread = RoutingThread(max_batch=4)
+    yield thread
+    thread.close()
+
+
+async def test_an_idle_thread_decides_at_once_and_alone(routing: RoutingThread) -> None:
+    engine = SlowEngine()
+    for text in ("a", "b"):
+        assert (await routing.route(engine, RoutingRequest(text))).model == f"{text}/0"
+    assert engine.batches == [["a"], ["b"]]
+    assert engine.threads == {"routing"}
+
+
+async def test_what_gathers_meanwhile_is_the_next_batch(routing: RoutingThread) -> None:
+    engine = SlowEngine(free=False)
+    first = asyncio.create_task(routing.route(engine, RoutingRequest("first")))
+    await asyncio.to_thread(engine.busy.wait, 10)
+    others = [asyncio.create_task(routing.route(engine, RoutingRequest(str(i)))) for i in range(6)]
+    await asyncio.sleep(0)
+    engine.go.set()
+    assert (await first).model == "first/0"
+    assert [(await other).model for other in others] == [f"{i}/0" for i in range(6)]
+    assert engine.batches == [["first"], ["0", "1", "2", "3"], ["4", "5"]]
+    assert (routing.batches, routing.decided) == (3, 7)
+
+
+async def test_an_error_is_that_of_its_own_request(routing: RoutingThread) -> None:
+    engine = SlowEngine(free=False)
+    results = asyncio.gather(
+        *(routing.route(engine, RoutingRequest(text)) for text in ("a", "refused", "b")), return_exceptions=True
+    )
+    await asyncio.sleep(0)
+    engine.go.set()
+    good, refused, also_good = await results
+    assert isinstance(refused, NoEligibleModelError)
+    assert (good.model, also_good.model) == ("a/0", "b/0")  # type: ignore[union-attr]
+
+
+async def test_a_fault_of_the_engine_reaches_everybody_and_ends_nothing(routing: RoutingThread) -> None:
+    engine = SlowEngine()
+    with pytest.raises(RuntimeError, match="a fault of the engine"):
+        await routing.route(engine, RoutingRequest("broken"))
+    assert (await routing.route(engine, RoutingRequest("a"))).model == "a/0"
+
+
+async def test_who_has_gone_is_not_decided_for(routing: RoutingThread) -> None:
+    engine = SlowEngine(free=False)
+    first = asyncio.create_task(routing.route(engine, RoutingRequest("first")))
+    await asyncio.to_thread(engine.busy.wait, 10)
+    gone = asyncio.create_task(routing.route(engine, RoutingRequest("gone")))
+    stays = asyncio.create_task(routing.route(engine, RoutingRequest("stays")))
+    await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.gather(gone, return_exceptions=True)
+    engine.go.set()
+    await first
+    assert (await stays).model == "stays/0"
+    assert engine.batches == [["first"], ["stays"]]
+
+
+async def test_two_engines_are_not_mixed(routing: RoutingThread) -> None:
+    old, new = SlowEngine(free=False), SlowEngine()
+    first = asyncio.create_task(routing.route(old, RoutingRequest("first")))
+    await asyncio.to_thread(old.busy.wait, 10)
+    tasks = [
+        asyncio.create_task(routing.route(engine, RoutingRequest(text)))
+        for engine, text in ((old, "a"), (new, "b"), (old, "c"))
+    ]
+    await asyncio.sleep(0)
+    old.go.set()
+    await asyncio.gather(first, *tasks)
+    assert old.batches == [["first"], ["a", "c"]]
+    assert new.batches == [["b"]]
+
+
+def test_a_thread_that_was_never_used_closes() -> None:
+    RoutingThread().close()
