@@ -7,6 +7,7 @@ that needs them, so that ``llmrouter --help`` stays quick.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import sys
@@ -26,13 +27,24 @@ _LOG_FORMATS = ("openai", "litellm", "csv", "jsonl")
 # As llmrouter.outcomes.BENCHMARK_FORMATS, which would have to be imported for --help.
 _BENCHMARK_FORMATS = ("routerbench", "routerdc", "embedllm", "sprout", "llmrouterbench")
 _ENCODERS = "form (static with the prompt's form), static, minilm, a hub id or a path"
+_OF_THE_GATEWAY = {
+    "config": ("service.config_commands", "check, show or convert a configuration"),
+    "keys": ("service.keys.command", "make, list, change and revoke virtual keys"),
+    "prices": ("service.price_command", "show what is known of a model's price"),
+    "outcomes": ("service.reprice_command", "work on the outcome log"),
+}
+_WITH_ACTION = {
+    "prices": ("show", "show the price of a model, and where it comes from"),
+    "outcomes": ("reprice", "compute costs again from the raw usage that is stored"),
+}
 _EXIT_ERROR = 1
 _EXIT_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0 done, 1 an error that was explained, 130 interrupted."""
-    options = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    options = _parser(given).parse_args(given)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         return command(options)
@@ -47,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _EXIT_ERROR
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="llmrouter",
         description="Route each prompt to the model of the pool that gives the wanted quality for the least money.",
@@ -61,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_eval(commands)
     _add_import(commands)
+    for name, (module, text) in _OF_THE_GATEWAY.items():
+        _add_module(commands, name, module, text, given=given)
     return parser
 
 
@@ -74,6 +88,20 @@ def _config_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="YAML configuration (default: the embedded pocket pool)"
     )
+
+
+def _add_module(commands: Any, name: str, module: str, text: str, *, given: Sequence[str]) -> None:
+    """Add a command that a module of the gateway describes; the module is imported if the command is asked for."""
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    if name not in given[:1]:
+        return
+    loaded = importlib.import_module(module)
+    if name in _WITH_ACTION:
+        actions = parser.add_subparsers(required=True, metavar="ACTION")
+        action, action_text = _WITH_ACTION[name]
+        parser = actions.add_parser(action, help=action_text, description=action_text)
+    loaded.add_arguments(parser)
+    parser.set_defaults(command=loaded.run)
 
 
 # serve, demo

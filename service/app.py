@@ -65,6 +65,8 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        # The framework's own would be another exporter, and one that shows what exceptions say. See service.telemetry.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.gateway = gateway
     app.openapi = openapi.document  # type: ignore[method-assign]

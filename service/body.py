@@ -72,4 +72,5 @@ def _too_large(max_bytes: int) -> APIError:
         f"The request body is larger than {max_bytes} bytes, the limit of this gateway (server.max_body_bytes).",
         status=413,
         code="request_too_large",
+        headers={"connection": "close"},
     )

@@ -17,6 +17,7 @@ from service.keys.principal import ANONYMOUS, Principal
 
 if TYPE_CHECKING:
     from service.cache import CachePlan
+    from service.telemetry.trace_context import TraceContext
     from service.limits import Grant
 
 Status = Literal["ok", "error", "partial", "cancelled"]
@@ -74,6 +75,8 @@ class Call:
         What the limits set aside for the request.
     model_grants : dict of str to Grant
         The same of the models that are being asked.
+    trace : TraceContext or None
+        The request's place in a trace.
     recorded : bool
         Whether the outcome has been handed over.
     """
@@ -97,6 +100,7 @@ class Call:
     deployment: str = ""
     grant: Grant | None = None
     model_grants: dict[str, Grant] = field(default_factory=dict)
+    trace: TraceContext | None = None
     recorded: bool = False
 
     @property

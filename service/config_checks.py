@@ -67,7 +67,7 @@ def _filled(entry: Any, book: PriceBook) -> Any:
 
 def _as_keys(known: KnownModel) -> dict[str, Any]:
     """Return what is known as keys of a pool entry, as they would have been written."""
-    from service.settings import PriceSettings  # which imports this module
+    from service.pricing_settings import PriceSettings
 
     given = {key: value for key, value in asdict(known.price).items() if value is not None and value != ()}
     price = {key: value for key, value in given.items() if key in PriceSettings.model_fields}

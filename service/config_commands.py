@@ -225,7 +225,7 @@ async def _is_healthy(build: Callable[[], Backend]) -> str:
         backend = build()
         try:
             async with asyncio.timeout(_CONNECT_S):
-                return "" if await backend.healthy() else "does not answer, or refuses the key"
+                return "" if await backend.healthy() else "does not answer"
         finally:
             await backend.aclose()
     except TimeoutError:

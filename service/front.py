@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import internal_error
+from service.telemetry.logs import current_request_id
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class Front:
             await self.app(scope, receive, send)
             return
         request_id = f"req_{self._unguessable()}"
+        current_request_id.set(request_id)
         scope.setdefault("state", {})["request_id"] = request_id
         started = False
 

@@ -132,7 +132,6 @@ class Gateway:
         self._observe = self.engine.policy.observe
         self._open_parsing = self._parsing_of(self.pool, restricted=False)
         self._parsing_by_models: dict[tuple[str, ...], Mapping[str, Any]] = {}
-        self._watch()
 
     def _watch(self) -> None:
         watch = self.telemetry.watch
@@ -141,6 +140,8 @@ class Gateway:
         watch("in_flight", lambda: self.in_flight)
         watch("cooldowns", self.resilience.cooling_s)
         watch("breakers", self.resilience.breakers)
+        watch("resilience", self.resilience.state)
+        watch("limits", self.limiter.state)
         if self.link is not None:
             watch("redis", self.link.state)
         if self.shared.cache is not None:
@@ -321,7 +322,7 @@ class Gateway:
         call.plan = plan
         text = call.chat.routing.text
         embedding = await asyncio.to_thread(self._embed, text) if cache.is_semantic and plan.may_read else None
-        hit = await cache.lookup(plan, text=text, embedding=embedding)
+        hit: Hit | None = await cache.lookup(plan, text=text, embedding=embedding)
         call.cache = ("semantic" if hit.semantic else "hit") if hit else ("miss" if plan.may_read else "bypass")
         if hit is not None:
             call.served_by = hit.entry.served_by
@@ -446,6 +447,7 @@ class Gateway:
 
     async def start(self) -> None:
         """Start what runs in the background."""
+        self._watch()
         self.shared.start()
 
     async def retire(self, successor: Gateway, *, within_s: float) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from llmrouter import __version__
 from service.chat import field_types
 from service.control import CONTROL_SCHEMA
+from service.keys import schema as keys_schema
 from service.routes.feedback import LABELS
 
 Schema = dict[str, Any]
@@ -50,8 +51,8 @@ def document() -> Schema:
             "description": "An OpenAI endpoint that sends each prompt to the model of the pool that gives the wanted "
             "quality for the least money. Ask for the model `auto`, or name one of the pool.",
         },
-        "paths": {**_generating(), **_routing(), **_operating()},
-        "components": {"schemas": _schemas(), "securitySchemes": _security()},
+        "paths": {**_generating(), **_routing(), **_operating(), **keys_schema.paths()},
+        "components": {"schemas": {**_schemas(), **keys_schema.schemas()}, "securitySchemes": _security()},
         "security": [{"bearer": []}, {"apiKey": []}, {}],
     }
 

@@ -139,7 +139,12 @@ def _watch(app: FastAPI, source: Path, load: Callable[[Path], Settings]) -> None
 
     def tell(result: ReloadResult) -> None:
         gateway: Gateway = app.state.gateway
-        gateway.telemetry.reloaded(ok=result.ok, pool=tuple(gateway.models), artifact_id=gateway.engine.artifact_id)
+        gateway.telemetry.reloaded(
+            ok=result.ok,
+            pool=tuple(gateway.models),
+            artifact_id=gateway.engine.artifact_id,
+            base_urls={name: model.base_url for name, model in gateway.models.items()},
+        )
 
     app.state.reloader = Reloader(
         app,

@@ -21,12 +21,13 @@ from pydantic import (
 
 from llmrouter.exceptions import ConfigError
 from llmrouter.pool import Timeouts
-from llmrouter.types import Capability, ModelCard, Price, Speed
+from llmrouter.types import Capability, ModelCard, Speed
 from service import config_checks, config_file, config_problems
 from service.cache.settings import CacheSettings
 from service.endpoints import Served
 from service.keys.settings import AuthSettings
 from service.limits.settings import LimitsSettings, RedisSettings
+from service.pricing_settings import PriceSettings, PricingSettings
 from service.resilience.settings import DeploymentSettings, ResilienceSettings
 from service.section import Section
 from service.telemetry.settings import TelemetrySettings
@@ -48,14 +49,6 @@ def _refuse(value: object) -> None:
 
 NotYet = Annotated[None, BeforeValidator(_refuse)]
 """A section of the agreed configuration that a later version reads: accepted only while absent or empty."""
-
-
-class PriceSettings(Section):
-    """US dollars per million tokens."""
-
-    input: NonNegativeFloat
-    output: NonNegativeFloat
-    cached_input: NonNegativeFloat | None = None
 
 
 class SpeedSettings(Section):
@@ -146,7 +139,7 @@ class ModelSettings(Section):
         implied = {Capability.JSON_MODE} if Capability.JSON_SCHEMA in self.capabilities else set()
         return ModelCard(
             name=self.name,
-            price=Price(**self.price.model_dump()),
+            price=self.price.price,
             context_window=self.context_window,
             capabilities=self.capabilities | implied,
             prior_quality=self.prior_quality,
@@ -246,6 +239,7 @@ class Settings(Section):
     pool: tuple[ModelSettings, ...]
     router: RouterSettings = RouterSettings()
     policy: PolicySettings = PolicySettings()
+    pricing: PricingSettings = PricingSettings()
     log: LogSettings = LogSettings()
     server: ServerSettings = ServerSettings()
     auth: AuthSettings | None = None
@@ -310,8 +304,9 @@ def parse_settings(text: str, *, source: str, environment: Mapping[str, str] | N
     """Check the text of a configuration; see `load_settings`. `source` names it in errors."""
     written = config_file.parse_yaml(text, source=source)
     problems: dict[config_file.Path, str] = {}
-    tree = config_file.substitute(written, os.environ if environment is None else environment, problems)
-    tree = config_checks.with_known_prices(tree)
+    variables = os.environ if environment is None else environment
+    tree = config_file.substitute(written, variables, problems)
+    tree = config_checks.with_known_prices(tree, environment=variables)
     found = config_checks.check_pool(tree)
     if isinstance(tree.get("policy"), dict):
         tree["policy"], wrong = config_checks.check_policy(tree["policy"], written)

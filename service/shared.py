@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from llmrouter import __version__
 from llmrouter.outcomes import open_store
 from llmrouter.pool import HTTPSessions
-from service.batcher import RoutingThread
+from service.batcher import Routing
 from service.keys.principal import Principal
 from service.limits import build_limiter
 from service.limits.admission import Admission
@@ -54,7 +54,7 @@ class Shared:
         self._built: list[Any] = []
         names = tuple(model.name for model in settings.pool)
         self.sessions: HTTPSessions = self._part("sessions", HTTPSessions)
-        self.routing: RoutingThread = self._part("routing", RoutingThread)
+        self.routing: Routing = self._part("routing", Routing)
         self.resilience: Resilience = self._part(
             "resilience", lambda: Resilience(settings.resilience, names), "resilience", "pool"
         )
@@ -86,9 +86,14 @@ class Shared:
         self.writer: OutcomeWriter = self._part("writer", self._build_writer, "log")
         self.telemetry: Telemetry = self._part(
             "telemetry",
-            lambda: Telemetry(settings.telemetry, self._names, version=__version__, artifact_id=self._artifact_id),
+            lambda: Telemetry(
+                settings.telemetry,
+                self._names,
+                version=__version__,
+                artifact_id=self._artifact_id,
+                base_urls={model.name: model.base_url for model in settings.pool},
+            ),
             "telemetry",
-            "pool",
         )
         self._old = None
 

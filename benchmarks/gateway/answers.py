@@ -1,7 +1,7 @@
 """What the upstream answers, byte for byte: made here once, sent by `echo` and expected by `load`.
 
-Every request carries a number in ``seed`` (a field that no gateway drops), and its answer repeats it: an answer that reached another client, or lost
-bytes on its way, is noticed.
+Every request carries a number in ``seed``, a field that no gateway drops, and its answer repeats it: an answer that
+reached another client, or lost bytes on its way, is noticed.
 """
 
 from __future__ import annotations

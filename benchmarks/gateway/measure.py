@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import psutil
+
 from benchmarks.gateway.load import LoadSpec
 from benchmarks.gateway.peers import RunningPeer
 from benchmarks.gateway.plan import ANCHOR_CONCURRENCY, Cell
@@ -58,6 +60,10 @@ class EchoProcess:
         """Set how long answers take; see `benchmarks.gateway.echo.Behaviour`."""
         fetch(f"http://127.0.0.1:{self.port}/control", body=json.dumps(behaviour).encode(), method="PUT")
 
+    def cpu_s(self) -> float:
+        """Return the CPU seconds that it has used."""
+        return self._process.usage().cpu_s
+
     def stats(self) -> dict[str, Any]:
         """Return what it has counted; see `benchmarks.gateway.echo.Counts`."""
         found: dict[str, Any] = json.loads(fetch(f"http://127.0.0.1:{self.port}/stats"))
@@ -94,6 +100,11 @@ class LoadProcess:
             self._process.kill()
         self._process.communicate()
 
+    def cpu_s(self) -> float:
+        """Return the CPU seconds that it has used."""
+        times = psutil.Process(self._process.pid).cpu_times()
+        return float(times.user + times.system)
+
     def run(self, spec: LoadSpec) -> dict[str, Any]:
         """Run, and return what `benchmarks.gateway.load.LoadRun` does."""
         assert self._process.stdin is not None  # noqa: S101 - both are pipes
@@ -108,7 +119,7 @@ class LoadProcess:
 
 
 def measure(peer: RunningPeer, cell: Cell, *, load: LoadProcess, echo: EchoProcess, seed: int) -> dict[str, Any]:
-    """Return one raw figure: the load's result, and CPU time, memory and stages of the peer meanwhile.
+    """Return one raw figure: the load's result, CPU time, memory and stages of the peer, and what else used the CPU.
 
     Parameters
     ----------
@@ -136,11 +147,17 @@ def measure(peer: RunningPeer, cell: Cell, *, load: LoadProcess, echo: EchoProce
     load.run(spec)
     # What the gateway puts off (the log's next flush) is not to be taken for this cell's.
     time.sleep(_SETTLE_S)
-    before, stages_before = _usage(peer), read_stages(peer)
+    stages_before = read_stages(peer)
+    machine_before, ends_before = machine_cpu_s(), load.cpu_s() + echo.cpu_s()
+    started, before = time.perf_counter(), _usage(peer)
     result = load.run(LoadSpec(**{**asdict(spec), "seconds": cell.seconds, "seed": 2 * seed + 1}))
     time.sleep(_SETTLE_S)
-    after, stages_after = _usage(peer), read_stages(peer)
+    after, took_s = _usage(peer), time.perf_counter() - started
+    ends_s, machine_s = load.cpu_s() + echo.cpu_s() - ends_before, machine_cpu_s() - machine_before
+    stages_after = read_stages(peer)
     result["spec"].pop("headers")
+    gateway_s = 0.0 if before is None or after is None else after[0] - before[0]
+    result["other_cores"] = max(machine_s - ends_s - gateway_s, 0.0) / took_s
     if before is not None and after is not None:
         result |= cpu_figures(after[0] - before[0], result["completed"])
         result |= {"rss_before_bytes": before[1], "rss_after_bytes": after[1]}
@@ -175,6 +192,12 @@ def cpu_figures(cpu_s: float, completed: int) -> dict[str, float | None]:
         "cpu_ms_per_request": cpu_s / completed * _MILLISECONDS,
         "rps_per_core": completed / cpu_s,
     }
+
+
+def machine_cpu_s() -> float:
+    """Return the CPU seconds that everything on this machine has used, other tenants of its processors included."""
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - times.iowait - times.guest - times.guest_nice)
 
 
 def read_stages(peer: RunningPeer) -> dict[str, tuple[float, float]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gateway import summary
+from benchmarks.gateway.figures import median
 from benchmarks.gateway.plots import plot
 from benchmarks.gateway.summary import CLOSED, STREAMED, Row
 
@@ -36,7 +37,8 @@ def render(results: Mapping[str, Any] | None, memory: Mapping[str, Any] | None) 
     blocks = [["# The gateway under load, beside its peers"]]
     if results is not None:
         blocks.append(_provenance(results))
-    blocks.append(_targets(rows, memory))
+    notes = {} if results is None else results["peers"].get("llmrouter", {}).get("notes", {})
+    blocks.append(_targets(rows, memory, notes))
     if results is not None:
         names = [name for name, peer in results["peers"].items() if "absent" not in peer]
         blocks += [
@@ -61,10 +63,14 @@ def _provenance(results: Mapping[str, Any]) -> list[str]:
         else "Nothing was pinned to cores."
     )
     minutes = results["took_s"] / 60
+    others = [row["other_cores"] for row in results["rows"] if "other_cores" in row]
+    busy = f"{median(others):.2f}" if others else _NOTHING
     return [
         f"`{results['command']}`, {started:%Y-%m-%d}, {minutes:.0f} minutes, {results['rounds']} rounds.",
         f"{machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel']}, Python {machine['python']}; load",
         f"average at the end {machine['load_average']:.1f}. {placed}",
+        f"Meanwhile all other programs together used {busy} cores (median over measurements); figures are only good",
+        "where that is next to nothing.",
         "",
         "All peers are up at once and all but the one that is measured are stopped (SIGSTOP). Figures are medians over",
         "rounds of each round's own figure; ratios and differences are taken within a round and then their median.",
@@ -73,9 +79,9 @@ def _provenance(results: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _targets(rows: Sequence[Row], memory: Mapping[str, Any] | None) -> list[str]:
+def _targets(rows: Sequence[Row], memory: Mapping[str, Any] | None, notes: Mapping[str, Any]) -> list[str]:
     lines = ["## Targets", "", "| what | target | measured | |", "|---|---|---|---|"]
-    for target in summary.targets(rows, memory):
+    for target in summary.targets(rows, memory, notes):
         unit = target.unit if target.unit == "x" else f" {target.unit}".rstrip()
         measured = _NOTHING if target.value is None else f"{target.value:.3g}{unit}"
         lines.append(f"| {target.text} | {target.sign} {target.limit:g}{unit} | {measured} | **{target.verdict}** |")
@@ -94,7 +100,7 @@ def _peers(results: Mapping[str, Any]) -> list[str]:
             reason = " ".join(peer["absent"].split()).replace("|", "/")
             lines.append(f"| `{name}` | {peer['description']} | **absent** | | {reason} |")
             continue
-        notes = ", ".join(f"{key} {'on' if value else 'off'}" for key, value in peer["notes"].items())
+        notes = summary.switches(peer["notes"])
         what = f"{peer['description']} ({notes})" if notes else peer["description"]
         check = "bytes" if peer["exact"] else "content"
         lines.append(f"| `{name}` | {what} | {peer['version']} | {check} | {summary.errors(results['rows'], name)} |")

@@ -101,7 +101,14 @@ def errors(rows: Iterable[Row], peer: str) -> int:
     return sum(row.get("errors", 0) for row in rows if row["peer"] == peer)
 
 
-def targets(rows: Sequence[Row], memory: Mapping[str, Any] | None = None) -> list[Target]:
+def switches(notes: Mapping[str, bool]) -> str:
+    """Return what is on and off, in words."""
+    return ", ".join(f"{name.replace('_', ' ')} {'on' if value else 'off'}" for name, value in notes.items())
+
+
+def targets(
+    rows: Sequence[Row], memory: Mapping[str, Any] | None = None, notes: Mapping[str, bool] | None = None
+) -> list[Target]:
     """Return the targets with what was measured.
 
     Parameters
@@ -110,8 +117,10 @@ def targets(rows: Sequence[Row], memory: Mapping[str, Any] | None = None) -> lis
         Raw figures.
     memory : mapping, optional
         What `benchmarks.gateway.memory.watch_memory` returned.
+    notes : mapping of str to bool, optional
+        What is on in the gateway that is measured: a build without keys is not to pass for one with them.
     """
-    everything = f"{_EVERYTHING} (routing, keys and outcome log on)"
+    everything = f"{_EVERYTHING} ({switches(notes)})" if notes else _EVERYTHING
 
     def per_core(peer: str, other: str, cell: str) -> float | None:
         return compared(rows, peer, other, cell, "rps_per_core", ratio)

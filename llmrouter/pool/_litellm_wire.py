@@ -87,6 +87,8 @@ def litellm_module() -> ModuleType:
     # It prints help texts to standard output on errors otherwise.
     module.suppress_debug_info = True  # type: ignore[attr-defined]
     module.telemetry = False  # type: ignore[attr-defined]
+    # It fetches images from URLs in messages for some providers: not from addresses inside the network.
+    module.user_url_validation = True  # type: ignore[attr-defined]
     return module
 
 

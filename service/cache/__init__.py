@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from service.cache.entry import Entry, Hit
     from service.cache.plan import CachePlan
     from service.cache.recorder import StreamRecorder
-    from service.cache.replay import replay
+    from service.cache.replaying import replay
     from service.cache.settings import CacheSettings, SemanticSettings
 
 _PLACES = {
@@ -22,7 +22,7 @@ _PLACES = {
     "Hit": "entry",
     "SemanticSettings": "settings",
     "StreamRecorder": "recorder",
-    "replay": "replay",
+    "replay": "replaying",
 }
 
 __all__ = [
@@ -42,7 +42,4 @@ def __getattr__(name: str) -> Any:
     """Import on first use: the settings are read by programs that need no web framework."""
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
-    # From now on without this function; the module of the same name as `replay` would else be found instead of it.
-    globals()[name] = found
-    return found
+    return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)

@@ -72,7 +72,5 @@ class CacheSettings(Section):
     @model_validator(mode="after")
     def _check_bytes(self) -> CacheSettings:
         if self.max_entry_bytes > self.max_bytes:
-            raise ValueError(
-                f"max_entry_bytes ({self.max_entry_bytes}) must not exceed max_bytes ({self.max_bytes})"
-            )
+            raise ValueError(f"max_entry_bytes ({self.max_entry_bytes}) must not exceed max_bytes ({self.max_bytes})")
         return self

@@ -78,7 +78,7 @@ def _translate(tree: Mapping[str, Any], note: Notes) -> dict[str, Any]:
     if isinstance(most, int) and most > 0:
         limits["gateway"] = {"concurrency": most}
     resilience = _resilience(router, litellm, note)
-    redis = _redis(router, litellm)
+    redis = _redis(router, litellm, note)
     cache = _cache(litellm, note)
     keys_wanted = _keys(general, note)
     telemetry = _telemetry(litellm, note)
@@ -143,13 +143,15 @@ def _fallbacks(key: str, chains: Any, note: Notes) -> int:
     return max(len(names) for _, names in named) if key != "default_fallbacks" else len(named)
 
 
-def _redis(router: Keys, litellm: Keys) -> str | None:
+def _redis(router: Keys, litellm: Keys, note: Notes) -> str | None:
     for keys, prefix in ((router, "redis_"), (Keys(litellm.peek("cache_params")), "")):
         given = {key: ours(keys.take(prefix + key)) for key in ("url", "host", "port", "password")}
         if given["url"]:
             return str(given["url"])
         if given["host"]:
             password = f":{given['password']}@" if given["password"] else ""
+            if password:
+                note("redis.url holds the password: characters that URLs reserve must be percent-encoded in it")
             return f"redis://{password}{given['host']}:{given['port'] or _REDIS_PORT}/0"
     return None
 

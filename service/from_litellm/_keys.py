@@ -17,8 +17,8 @@ class Notes:
 
     def __call__(self, text: str) -> None:
         """Add a note."""
-        # A line break would end the comment that it becomes.
-        line = " ".join(text.split())
+        # It becomes a comment: a line break would end that, and YAML allows no control characters.
+        line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
         if line not in self.lines:
             self.lines.append(line)
 

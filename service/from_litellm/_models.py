@@ -75,6 +75,10 @@ class Models:
 
     def translate(self, entries: Iterable[Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """Return the pool, and limits by model."""
+        entries = list(entries)
+        wanted = [entry.get("model_name") if isinstance(entry, Mapping) else None for entry in entries]
+        # First those that may stay as they are, so that no mended name takes theirs.
+        self.names = {name: name for name in wanted if isinstance(name, str) and _mended(name) == name}
         groups: dict[str, list[_Deployment]] = {}
         for i, entry in enumerate(entries):
             deployment = self._deployment(entry, f"model_list[{i}]")
@@ -249,18 +253,23 @@ class Models:
     def _name(self, wanted: str) -> str:
         if wanted in self.names:
             return self.names[wanted]
-        name = re.sub(r"[^A-Za-z0-9._:/@+-]+", "-", wanted).strip("-._:/@+")[:_LONGEST_NAME] or "model"
-        if name in config_checks.RESERVED_NAMES or config_checks.ROUTER_ALIAS.match(name):
-            name = f"model-{name.replace('/', '-')}"
+        name = _mended(wanted)
         base, number = name, 2
         while name in self.names.values():
-            name, number = f"{base}-{number}", number + 1
+            name, number = f"{base[: _LONGEST_NAME - 4]}-{number}", number + 1
         if name != wanted:
             self._note(
                 f"the model {wanted!r} is called {name!r} here: names follow a stricter rule, or ask for routing"
             )
         self.names[wanted] = name
         return name
+
+
+def _mended(wanted: str) -> str:
+    name = re.sub(r"[^A-Za-z0-9._:/@+-]+", "-", wanted).lstrip("-._:/@+")[:_LONGEST_NAME] or "model"
+    if name in config_checks.RESERVED_NAMES or config_checks.ROUTER_ALIAS.match(name):
+        return f"model-{name.replace('/', '-')}"[:_LONGEST_NAME]
+    return name
 
 
 def _headers(keys: Keys) -> dict[str, Any]:

@@ -104,9 +104,11 @@ class RedisLimiter:
             limits = subject.limits
             arguments += (_number(limits.rpm), _number(limits.tpm), _number(limits.concurrency))
             arguments += (_number(limits.budget_usd), limits.budget_period, *self._knowledge(subject))
-        reply = await self.outbox.ask(
-            (scripts.TAKE, keys, arguments), undo=lambda: self._end_call("cancel", grant, subjects, tokens=tokens, mark=True)
-        )
+
+        def undo() -> Call:
+            return self._end_call("cancel", grant, subjects, tokens=tokens, mark=True)
+
+        reply = await self.outbox.ask((scripts.TAKE, keys, arguments), undo=undo)
         verdict, epoch = _verdict(reply), reply[2].decode()
         self._learn(subjects, verdict, epoch)
         self._refused += verdict.refusal is not None

@@ -188,7 +188,8 @@ return reply
 
 # KEYS: epoch, void mark, then (account, leases) of each subject.
 # ARGV: grant, time or '', what to do, tokens taken, tokens used or '', cost or '', epoch of the grant, 1 to mark it as
-# ended (so that what takes it and comes too late does nothing) or 0, then of each subject: requests, tokens, budget (each or ''), kind of period, and what the replica knew, as above.
+# ended (so that what takes it and comes too late does nothing) or 0, then of each subject: requests, tokens, budget
+# (each or ''), kind of period, and what the replica knew, as above.
 # Reply: time, epoch, then six values a subject.
 END = Script(
     _COMMON

@@ -85,6 +85,7 @@ class GenerationEndpoint:
             received=received,
             principal=principal,
             stages=stages,
+            trace=gateway.telemetry.begin(request.headers.get("traceparent")),
         )
 
     async def _serve(self, gateway: Gateway, request: Request, call: Call, send: Send) -> None:

@@ -191,12 +191,13 @@ class Metrics:
                 self._routed.add(_NOTHING, outcome.cost_usd)
 
     def _policy(self, name: str) -> str:
-        # They come from the configuration; the bound is for policies that make up names.
-        if name not in self._policies:
+        # Settings are left out, because a client may choose them: utility(0.3) is utility.
+        kind = name.partition("(")[0]
+        if kind not in self._policies:
             if len(self._policies) >= _MOST_POLICIES:
                 return OTHER
-            self._policies.add(name)
-        return name
+            self._policies.add(kind)
+        return kind
 
 
 _MOST_POLICIES = 50

@@ -82,6 +82,7 @@ def test_a_measurement_holds_the_peers_cpu_and_memory(echo, load, bare):
     assert row["cpu_s"] > 0
     assert row["rss_after_bytes"] > 10 * 2**20
     assert row["stages_ms"] == {}
+    assert row["other_cores"] >= 0
     direct = measure(RunningPeer(echo.port, "m", None, ""), Cell(rate=50.0, seconds=0.2), load=load, echo=echo, seed=1)
     assert direct["completed"] == 10
     assert "cpu_s" not in direct

@@ -1,4 +1,4 @@
-"""Decisions off the event loop: batched when requests wait, each as it would be alone."""
+"""Decisions in batches, in the event loop while they are cheap and in a thread else; each as it would be alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from llmrouter.exceptions import LLMRouterError, NoEligibleModelError
 from llmrouter.types import Decision, RankedModel, RoutingRequest
-from service.batcher import RoutingThread
+from service.batcher import Routing
 
 
 class SlowEngine:
@@ -24,9 +24,7 @@ class SlowEngine:
         if free:
             self.go.set()
 
-    def route_many(
-        self, requests: Sequence[RoutingRequest], *, neighbours: int = 0
-    ) -> list[Decision | LLMRouterError]:
+    def route_many(self, requests: Sequence[RoutingRequest], *, neighbours: int = 0) -> list[Decision | LLMRouterError]:
         self.busy.set()
         assert self.go.wait(10)
         self.threads.add(threading.current_thread().name)
@@ -42,13 +40,13 @@ class SlowEngine:
 
 
 @pytest.fixture
-def routing() -> Iterator[RoutingThread]:
-    thread = RoutingThread(max_batch=4)
+def routing() -> Iterator[Routing]:
+    thread = Routing(max_batch=4, longest_turn_s=0)
     yield thread
     thread.close()
 
 
-async def test_an_idle_thread_decides_at_once_and_alone(routing: RoutingThread) -> None:
+async def test_an_idle_thread_decides_at_once_and_alone(routing: Routing) -> None:
     engine = SlowEngine()
     for text in ("a", "b"):
         assert (await routing.route(engine, RoutingRequest(text))).model == f"{text}/0"
@@ -56,7 +54,7 @@ async def test_an_idle_thread_decides_at_once_and_alone(routing: RoutingThread) 
     assert engine.threads == {"routing"}
 
 
-async def test_what_gathers_meanwhile_is_the_next_batch(routing: RoutingThread) -> None:
+async def test_what_gathers_meanwhile_is_the_next_batch(routing: Routing) -> None:
     engine = SlowEngine(free=False)
     first = asyncio.create_task(routing.route(engine, RoutingRequest("first")))
     await asyncio.to_thread(engine.busy.wait, 10)
@@ -69,7 +67,7 @@ async def test_what_gathers_meanwhile_is_the_next_batch(routing: RoutingThread) 
     assert (routing.batches, routing.decided) == (3, 7)
 
 
-async def test_an_error_is_that_of_its_own_request(routing: RoutingThread) -> None:
+async def test_an_error_is_that_of_its_own_request(routing: Routing) -> None:
     engine = SlowEngine(free=False)
     results = asyncio.gather(
         *(routing.route(engine, RoutingRequest(text)) for text in ("a", "refused", "b")), return_exceptions=True
@@ -81,14 +79,14 @@ async def test_an_error_is_that_of_its_own_request(routing: RoutingThread) -> No
     assert (good.model, also_good.model) == ("a/0", "b/0")  # type: ignore[union-attr]
 
 
-async def test_a_fault_of_the_engine_reaches_everybody_and_ends_nothing(routing: RoutingThread) -> None:
+async def test_a_fault_of_the_engine_reaches_everybody_and_ends_nothing(routing: Routing) -> None:
     engine = SlowEngine()
     with pytest.raises(RuntimeError, match="a fault of the engine"):
         await routing.route(engine, RoutingRequest("broken"))
     assert (await routing.route(engine, RoutingRequest("a"))).model == "a/0"
 
 
-async def test_who_has_gone_is_not_decided_for(routing: RoutingThread) -> None:
+async def test_who_has_gone_is_not_decided_for(routing: Routing) -> None:
     engine = SlowEngine(free=False)
     first = asyncio.create_task(routing.route(engine, RoutingRequest("first")))
     await asyncio.to_thread(engine.busy.wait, 10)
@@ -103,7 +101,7 @@ async def test_who_has_gone_is_not_decided_for(routing: RoutingThread) -> None:
     assert engine.batches == [["first"], ["stays"]]
 
 
-async def test_two_engines_are_not_mixed(routing: RoutingThread) -> None:
+async def test_two_engines_are_not_mixed(routing: Routing) -> None:
     old, new = SlowEngine(free=False), SlowEngine()
     first = asyncio.create_task(routing.route(old, RoutingRequest("first")))
     await asyncio.to_thread(old.busy.wait, 10)
@@ -118,5 +116,42 @@ async def test_two_engines_are_not_mixed(routing: RoutingThread) -> None:
     assert new.batches == [["b"]]
 
 
+class InstantEngine(SlowEngine):
+    """An engine whose decisions cost nothing."""
+
+
+async def test_cheap_decisions_are_made_in_the_loop_together() -> None:
+    routing, engine = Routing(), InstantEngine()
+    texts = [str(i) for i in range(5)]
+    decisions = await asyncio.gather(*(routing.route(engine, RoutingRequest(text)) for text in texts))
+    assert [decision.model for decision in decisions] == [f"{text}/0" for text in texts]
+    assert engine.threads == {threading.current_thread().name}
+    assert len(engine.batches) < 5
+    assert [text for batch in engine.batches for text in batch] == texts
+
+
+async def test_a_turn_of_the_loop_takes_no_more_than_fit_into_it() -> None:
+    routing, engine = Routing(), InstantEngine()
+    routing.cost_s = routing.longest_turn_s / 2.5
+    await asyncio.gather(*(routing.route(engine, RoutingRequest(str(i))) for i in range(3)))
+    assert engine.batches[0] == ["0", "1"]
+
+
+async def test_dear_decisions_and_long_prompts_go_to_the_thread() -> None:
+    routing, engine = Routing(), InstantEngine()
+    await routing.route(engine, RoutingRequest("x" * 100_000))
+    assert engine.threads == {"routing"}
+    engine.threads.clear()
+    routing.cost_s = 1.0
+    await routing.route(engine, RoutingRequest("short"))
+    assert engine.threads == {"routing"}
+    # They have become cheap: after a while the loop makes them again.
+    for _ in range(200):
+        await routing.route(engine, RoutingRequest("short"))
+    assert routing.cost_s < routing.longest_turn_s
+    assert threading.current_thread().name in engine.threads
+    routing.close()
+
+
 def test_a_thread_that_was_never_used_closes() -> None:
-    RoutingThread().close()
+    Routing().close()

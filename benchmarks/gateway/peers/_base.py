@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from benchmarks.gateway.processes import ManagedProcess
 
@@ -69,8 +69,8 @@ class RunningPeer:
         Sent with every request.
     exact : bool
         Whether answers are the upstream's own bytes.
-    notes : mapping
-        What else is to be known of the way it runs.
+    notes : mapping of str to bool
+        What is on and off in it.
     stages_url : str
         Where it counts the time of its stages, "" where it does not.
     """
@@ -81,7 +81,7 @@ class RunningPeer:
     version: str
     headers: Mapping[str, str] = field(default_factory=dict)
     exact: bool = True
-    notes: Mapping[str, Any] = field(default_factory=dict)
+    notes: Mapping[str, bool] = field(default_factory=dict)
     stages_url: str = ""
 
 

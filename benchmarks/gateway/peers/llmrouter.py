@@ -39,8 +39,8 @@ class LLMRouter:
     def description(self) -> str:
         """For the table's legend."""
         if self.routed:
-            return 'llmrouter, one worker, everything on: model "auto" over four models, keys, outcome log in SQLite'
-        return "llmrouter, one worker, a model of the pool named, no keys, outcome log in SQLite"
+            return 'llmrouter, one worker, everything on that the build has: model "auto" over four models'
+        return "llmrouter, one worker, a model of the pool named"
 
     def start(self, place: PeerPlace) -> RunningPeer:
         """Start it; keys are on where the build has them."""

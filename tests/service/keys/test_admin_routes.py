@@ -19,7 +19,7 @@ from service.keys.authenticator import Authenticator
 from service.keys.settings import AuthSettings
 from service.keys.store import open_key_store
 from service.keys.token import digest_of, new_id, new_token
-from service.routes import admin
+from service.routes.admin import routes as admin_routes
 
 
 class Limiter:
@@ -44,7 +44,7 @@ class Site:
         app = FastAPI()
         app.state.gateway = SimpleNamespace(authenticator=self.authenticator, limiter=self.limiter)
         errors.install(app)
-        app.include_router(admin.routes)
+        app.include_router(admin_routes)
         self.client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")
 
     async def ask(self, method: str, path: str = "", body: Any = None, *, key: str | None = "", **more: Any) -> Any:
@@ -233,6 +233,6 @@ def test_the_documented_routes_are_those_that_there_are() -> None:
         for method in item
         if method in ("get", "post", "patch", "delete")
     }
-    assert documented == {(method, route.path) for route in admin.routes.routes for method in route.methods}  # type: ignore[attr-defined]
+    assert documented == {(method, route.path) for route in admin_routes.routes for method in route.methods}  # type: ignore[attr-defined]
     named = set(json.dumps(schema.paths()).split("#/components/schemas/")[1:])
     assert {name.split('"')[0] for name in named} == {*schema.schemas(), "Error"}

@@ -54,14 +54,7 @@ class Twins:
         try:
             grant = await self.redis.acquire(self.subjects, tokens=tokens, cost_usd=cost)
         except LimitExceededError as error:
-            assert verdict.refusal is not None, error
-            assert error.dimension == verdict.refusal.dimension
-            if error.retry_after_s is not None:
-                assert error.retry_after_s == pytest.approx(verdict.refusal.wait_s, abs=1e-6)
-            assert (error.kind, error.id) == (
-                self.subjects[verdict.refusal.place].kind,
-                self.subjects[verdict.refusal.place].id,
-            )
+            self._same_refusal(verdict.refusal, error)
             return
         assert verdict.refusal is None
         self._same(verdict.views, grant.views)
@@ -72,9 +65,7 @@ class Twins:
             return
         name, grant = self.grants.pop(which % len(self.grants))
         if what == "settle":
-            self.ledger.settle(
-                name, self.subjects, tokens_taken=grant.tokens, tokens=used, cost_usd=cost, now=self.now
-            )
+            self.ledger.settle(name, self.subjects, tokens_taken=grant.tokens, tokens=used, cost_usd=cost, now=self.now)
             await self.redis.settle(grant, tokens=used, cost_usd=cost)
         else:
             self.ledger.cancel(name, self.subjects, tokens_taken=grant.tokens, now=self.now)
@@ -92,6 +83,12 @@ class Twins:
         verdict = Verdict(None, float(reply[0]), _views(reply, 2))
         self._same(self.ledger.look(self.subjects, now=self.now).views, verdict.views)
 
+    def _same_refusal(self, refusal, error):
+        assert refusal is not None, error
+        assert (error.kind, error.dimension) == (self.subjects[refusal.place].kind, refusal.dimension)
+        if error.retry_after_s is not None:
+            assert error.retry_after_s == pytest.approx(refusal.wait_s, abs=1e-6)
+
     def _same(self, ours, theirs):
         for mine, other in zip(ours, theirs, strict=True):
             assert other == pytest.approx(mine, abs=1e-6)
@@ -103,9 +100,7 @@ async def test_both_ledgers_agree(shared_redis, given_limits, steps):
     # A lease of the limiter is shorter than some pauses here: in the scripts' eyes nothing is lost.
     link = RedisLink(RedisSettings(url=shared_redis.url, prefix=f"twins{next(RUNS)}", timeout_s=5.0))
     kinds = ("key", "team", "gateway")
-    subjects = tuple(
-        Subject(kind, "x", each) for kind, each in zip(kinds, given_limits) if each.limited
-    )
+    subjects = tuple(Subject(kind, "x", each) for kind, each in zip(kinds, given_limits) if each.limited)
     twins = Twins(link, subjects)
     try:
         for what, pause, tokens, cost, used, which in steps if subjects else ():

@@ -178,12 +178,12 @@ async def test_all_uses_of_one_request_together_wait_for_one_time_out(own_redis)
         async def request():
             link.begin_request()
             began = time.perf_counter()
-            answered = 0
-            with pytest.raises(RedisUnavailableError):
-                for _ in range(10):
+            for answered in range(10):
+                try:
                     await link.run(ping)
-                    answered += 1
-            return answered, time.perf_counter() - began
+                except RedisUnavailableError:
+                    return answered, time.perf_counter() - began
+            return 10, time.perf_counter() - began
 
         answered, seconds = await asyncio.create_task(request())
         assert answered <= 2
@@ -193,7 +193,7 @@ async def test_all_uses_of_one_request_together_wait_for_one_time_out(own_redis)
 
 async def test_a_stalled_event_loop_is_not_blamed_on_redis(link):
     async def job(redis):
-        time.sleep(0.3)
+        time.sleep(0.3)  # noqa: ASYNC251 - the point of the test
         return await redis.ping()
 
     with pytest.raises(RedisUnavailableError):

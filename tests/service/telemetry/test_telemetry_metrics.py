@@ -149,6 +149,14 @@ def test_unknown_names_never_grow_the_metrics(names: list[str]) -> None:
     assert not any(text.startswith("!") for _, labels in before for _, text in labels)
 
 
+def test_settings_of_a_policy_are_no_label() -> None:
+    told = telemetry()
+    for i in range(20):
+        ranking = (RankedModel("small", 0.5, 0.1, 0.1),)
+        told.finished(*finished(decision=Decision(ranking=ranking, policy=f"utility(0.{i})")))
+    assert value(told, "decisions_total", policy="utility", model="small") == 20
+
+
 def test_policies_that_make_up_names_are_bounded() -> None:
     told = telemetry()
     for i in range(200):
