@@ -17,8 +17,8 @@ from service.keys.principal import ANONYMOUS, Principal
 
 if TYPE_CHECKING:
     from service.cache import CachePlan
-    from service.telemetry.trace_context import TraceContext
     from service.limits import Grant
+    from service.telemetry.trace_context import TraceContext
 
 Status = Literal["ok", "error", "partial", "cancelled"]
 
@@ -73,8 +73,8 @@ class Call:
         Which deployment of the model answered; "" where there is one.
     grant : Grant or None
         What the limits set aside for the request.
-    model_grants : dict of str to Grant
-        The same of the models that are being asked.
+    model_grants : list of (str, Grant)
+        The same of the models that were asked, in order.
     trace : TraceContext or None
         The request's place in a trace.
     recorded : bool
@@ -99,7 +99,7 @@ class Call:
     extra_cost: dict[str, float] = field(default_factory=dict)
     deployment: str = ""
     grant: Grant | None = None
-    model_grants: dict[str, Grant] = field(default_factory=dict)
+    model_grants: list[tuple[str, Grant]] = field(default_factory=list)
     trace: TraceContext | None = None
     recorded: bool = False
 
@@ -107,6 +107,11 @@ class Call:
     def endpoint(self) -> str:
         """Name of the endpoint that was asked."""
         return self.chat.endpoint.name
+
+    @property
+    def asked(self) -> bool:
+        """Whether any model was asked, or was to be."""
+        return bool(self.decision.ranking) and self.upstream_s > 0
 
     def expected(self) -> RankedModel | None:
         """Return what was expected of the model that answers."""

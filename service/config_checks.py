@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import re
 from collections.abc import Mapping
@@ -187,6 +188,27 @@ def _check_backend(entry: dict[str, Any], path: Path) -> dict[Path, str]:
     if backend not in backends:
         found = f"must be one of {', '.join(backends)}; got {backend!r}{nearest(backend, backends)}"
         return {(*path, "backend"): found}
-    if backend == "openai" and not entry.get("base_url"):
+    endpoints = entry.get("endpoints")
+    if backend == "litellm" and isinstance(endpoints, list) and "responses" in endpoints:
+        return _check_litellm_responses(path)
+    if backend == "openai" and not entry.get("base_url") and not _deployments_have_urls(entry):
         return {(*path, "base_url"): "is required for the backend 'openai', e.g. https://api.openai.com/v1"}
     return {}
+
+
+def _check_litellm_responses(path: Path) -> dict[Path, str]:
+    if importlib.util.find_spec("mcp") is not None:
+        return {}
+    return {
+        (*path, "endpoints"): "'responses' through LiteLLM needs the package 'mcp' (pip install mcp); or leave it out: "
+        "responses are then translated to chat completions"
+    }
+
+
+def _deployments_have_urls(entry: dict[str, Any]) -> bool:
+    places = entry.get("deployments")
+    return (
+        isinstance(places, list)
+        and bool(places)
+        and all(isinstance(one, dict) and one.get("base_url") for one in places)
+    )

@@ -25,7 +25,6 @@ from service.dialects import without_cache_control
 from service.endpoints import CHAT, MESSAGES, RESPONSES, Endpoint
 from service.keys import refusals
 from service.keys.principal import ANONYMOUS, Principal
-from service.limits.grant import Grant
 from service.limits.refusals import LimitExceededError
 from service.resilience.settings import DeploymentSettings
 from service.resilience.state import LocalLimitError, Resilience
@@ -288,7 +287,7 @@ class Gateway:
         except LimitExceededError as error:
             self.telemetry.limited(error.kind, error.dimension)
             raise LocalLimitError.of(error, model=name) from error
-        call.model_grants[name] = grant
+        call.model_grants.append((name, grant))
 
     def _reserved_amounts(self, call: Call, name: str | None = None) -> tuple[int, float]:
         routing = call.chat.routing
@@ -415,20 +414,28 @@ class Gateway:
 
     def _settle(self, call: Call, usage: Usage | None, cost: float | None, status: Status) -> None:
         """Give back what was set aside and not used."""
-        grants = [] if call.grant is None else [call.grant]
-        grants += call.model_grants.values()
-        if not grants:
+        if call.grant is None and not call.model_grants:
             return
-        if call.cache in ("hit", "semantic") or status == "error":
-            tokens: int | None = 0
-            cost = cost or 0.0
+        if call.cache in ("hit", "semantic") or status == "error" or not call.asked:
+            used: tuple[int | None, float | None] = (0, cost or 0.0)
         else:
-            tokens = _total_tokens(usage)
-        self._spawn(self._settle_all(grants, tokens, cost))
+            used = (_total_tokens(usage), cost)
+        self._spawn(self._settle_all(call, used))
 
-    async def _settle_all(self, grants: Sequence[Grant], tokens: int | None, cost: float | None) -> None:
-        for grant in grants:
-            await self.limiter.settle(grant, tokens=tokens, cost_usd=cost)
+    async def _settle_all(self, call: Call, used: tuple[int | None, float | None]) -> None:
+        tokens, cost = used
+        if call.grant is not None:
+            await self.limiter.settle(call.grant, tokens=tokens, cost_usd=cost)
+        answered = False
+        for name, grant in reversed(call.model_grants):
+            if name == call.served_by and not answered:
+                answered = True
+                await self.limiter.settle(grant, tokens=tokens, cost_usd=cost)
+            elif any(name == other for other, _ in call.abandoned):
+                # It may have answered half: what was set aside is taken for used.
+                await self.limiter.settle(grant, tokens=None, cost_usd=None)
+            else:
+                await self.limiter.cancel(grant)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -13,6 +13,7 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _LONGEST_BLANK_LINE = 4
 _LF_LF = b"\n\n"
+_HALF_BLANK_LINE = b"\r\n\r"
 _DATA = b"data: "
 
 
@@ -67,6 +68,8 @@ class EventSplitter:
         search_from = max(self._searched - _LONGEST_BLANK_LINE + 1, 0)
         while match := _BLANK_LINE.search(self._pending, search_from):
             search_from = match.end()
+            if search_from == len(self._pending) and self._pending.endswith(_HALF_BLANK_LINE):
+                break  # its line feed is still to come, and belongs to this event
             events.append(self._event(bytes(self._pending[start:search_from])))
             start = search_from
         if start:

@@ -307,7 +307,7 @@ class Cache:
         return max(self._clock() - entry.stored, 0.0)  # another replica's clock may be ahead
 
     def _keep(self, plan: CachePlan, entry: Entry) -> None:
-        self._store.put(plan.scope, plan.key, entry)
+        self._store.put(plan.key, entry)
         if plan.embedding is not None and plan.question is not None and plan.frame and entry.plain:
             self._similar.add(Question(plan.key, plan.frame, plan.question, plan.scope), plan.embedding)
         if self._flights is not None:

@@ -6,8 +6,10 @@ import re
 from collections.abc import Iterable
 
 # A number with its sign; a word, with what joins its parts; a sign that is read like a word.
-_TOKEN = re.compile(r"(?<!\w)-\d[\w.,:/]*\w|(?<!\w)-\d|\w+(?:['’.,:/]\w+)*|[+*/%<>=^$€£&|]")
+_TOKEN = re.compile(r"(?<!\w)-\d[\w.,:/]*\w|(?<!\w)-\d|\w+(?:['.,:/]\w+)*|[+*/%<>=^$€£&|]")
 _SIGN = re.compile(r"[+*/%<>=^$€£&|]")
+
+_APOSTROPHE = "\u2019"
 
 _NEGATIONS = """
 not no never none nobody nothing nowhere neither nor cannot without except unless against non un anti
@@ -32,12 +34,13 @@ september october november december
 """
 _TELLING = frozenset(f"{_NEGATIONS} {_OPPOSITES} {_NUMBERS}".split())
 # Words that begin sentences; a capital does not make names of them.
-_OPENERS = frozenset("""
+_OPENERS = """
 a an and are as at but can could define describe did do does explain find for from give had has have he hello help her
 hey hi his how i i'd i'm i've if is it its let list make me my of or our please read say she should show so summarize
 tell that the their then there these they this those to translate was we were what what's when where which who who's
 whom whose why will would write you your
-""".split())  # fmt: skip
+"""
+_NO_NAMES = frozenset(_OPENERS.split())
 
 
 def may_share(first: str, second: str) -> bool:
@@ -46,7 +49,7 @@ def may_share(first: str, second: str) -> bool:
     They may not where numbers, names, negations, opposites or signs differ or come in another order, nor where other
     words that both have come in another order: to many encoders "miles to metres" and "metres to miles" are the same.
     """
-    a, b = _TOKEN.findall(first), _TOKEN.findall(second)
+    a, b = (_TOKEN.findall(text.replace(_APOSTROPHE, "'")) for text in (first, second))
     telling = _names(a) | _names(b)
     lower_a, lower_b = [token.casefold() for token in a], [token.casefold() for token in b]
     if _telling(lower_a, telling) != _telling(lower_b, telling):
@@ -58,7 +61,7 @@ def may_share(first: str, second: str) -> bool:
 def _names(tokens: Iterable[str]) -> set[str]:
     """Return what is written with a capital or an underscore, in lower case."""
     return {
-        lower for token in tokens if (token != (lower := token.casefold()) or "_" in token) and lower not in _OPENERS
+        lower for token in tokens if (token != (lower := token.casefold()) or "_" in token) and lower not in _NO_NAMES
     }
 
 
@@ -68,7 +71,7 @@ def _telling(words: Iterable[str], names: set[str]) -> list[str]:
         for word in words
         if word in names
         or word in _TELLING
-        or word.endswith(("n't", "n’t"))
+        or word.endswith("n't")
         or any(character.isdigit() for character in word)
         or _SIGN.fullmatch(word)
     ]

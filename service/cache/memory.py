@@ -45,7 +45,7 @@ class AnswerStore(Protocol):
         """Return the entry under a key, unless it is too old or cannot be read; never raises."""
         ...
 
-    def put(self, scope: str, key: bytes, entry: Entry) -> None:
+    def put(self, key: bytes, entry: Entry) -> None:
         """Take an entry; never waits and never raises."""
         ...
 
@@ -91,7 +91,7 @@ class MemoryStore:
         self._entries.move_to_end(key)
         return entry
 
-    def put(self, scope: str, key: bytes, entry: Entry) -> None:
+    def put(self, key: bytes, entry: Entry) -> None:
         """Take an entry, and let those go that were not used for longest; one that fits nowhere is not taken."""
         if entry.size > self.max_bytes:
             return

@@ -50,7 +50,7 @@ class RedisStore:
         """Return the entry under a key; None where Redis has none, does not answer, or has something else there."""
         name = self._name(scope, key)
         try:
-            value = await self._link.run(lambda redis: redis.get(name))
+            value = await self._link.run(lambda redis: _bytes_at(redis, name))
         except RedisUnavailableError:
             self.counts.failures += 1
             return None
@@ -62,13 +62,13 @@ class RedisStore:
             return None
         return entry
 
-    def put(self, scope: str, key: bytes, entry: Entry) -> None:
+    def put(self, key: bytes, entry: Entry) -> None:
         """Begin to write an entry."""
         if len(self._writes) >= _PENDING or self._pending_bytes + entry.size > _PENDING_BYTES:
             self.counts.failures += 1
             return
         self._pending_bytes += entry.size
-        task = asyncio.get_running_loop().create_task(self._write(scope, key, entry))
+        task = asyncio.get_running_loop().create_task(self._write(key, entry))
         self._writes.add(task)
         task.add_done_callback(self._writes.discard)
 
@@ -95,9 +95,9 @@ class RedisStore:
         """Wait for the writes under way: each ends within the time-out of Redis."""
         await self._flushed()
 
-    async def _write(self, scope: str, key: bytes, entry: Entry) -> None:
+    async def _write(self, key: bytes, entry: Entry) -> None:
         try:
-            name, value = self._name(scope, key), encode(key, entry)
+            name, value = self._name(entry.scope, key), encode(key, entry)
             ttl_ms = max(round(self.ttl_s * _MILLISECONDS), 1)
             await self._link.run(lambda redis: redis.set(name, value, px=ttl_ms))
             self.counts.stored += 1
@@ -124,6 +124,11 @@ def _scope_name(scope: str) -> str:
 
 def _escaped(text: str) -> str:
     return re.sub(r"([*?\[\]\\^])", r"\\\1", text)
+
+
+async def _bytes_at(redis: Any, name: str) -> Any:
+    # Whatever the URL says of decoding: entries are no text.
+    return await redis.execute_command("GET", name, NEVER_DECODE=True)
 
 
 async def _scan(redis: Any, cursor: int, pattern: str) -> tuple[int, list[Any]]:

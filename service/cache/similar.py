@@ -51,7 +51,11 @@ class SimilarQuestions:
     def __init__(self, *, max_entries: int, similarity: float) -> None:
         self.max_entries = max_entries
         self.similarity = similarity
-        self.clear()
+        self._matrix: NDArray[np.float32] = np.empty((0, 0), dtype=np.float32)
+        self._frames: NDArray[np.uint64] = np.empty(0, dtype=np.uint64)
+        self._questions: list[Question | None] = []
+        self._row_of: dict[bytes, int] = {}
+        self._next = 0
 
     def __len__(self) -> int:
         return len(self._row_of)
@@ -62,9 +66,7 @@ class SimilarQuestions:
         if unit is None:
             return
         if unit.size != self._matrix.shape[1]:
-            self.clear()
-            self._matrix = np.empty((min(_FIRST_ROWS, self.max_entries), unit.size), dtype=np.float32)
-            self._frames = np.empty(len(self._matrix), dtype=np.uint64)
+            self._begin_anew(dimension=unit.size)
         row = self._row_of.get(question.key)
         if row is None:
             row = self._next
@@ -87,10 +89,8 @@ class SimilarQuestions:
             similarities = (self._matrix[:count] @ unit)[rows]
         else:
             similarities = self._matrix[rows] @ unit
-        found = []
-        for i in np.flatnonzero(similarities >= self.similarity):
-            found.append((min(float(similarities[i]), 1.0), int(rows[i])))
-        found.sort(reverse=True)
+        near = np.flatnonzero(similarities >= self.similarity)
+        found = sorted(((min(float(similarities[i]), 1.0), int(rows[i])) for i in near), reverse=True)
         questions = [(self._questions[row], similarity) for similarity, row in found[:_TRIED]]
         return [
             (known.key, similarity)
@@ -112,10 +112,14 @@ class SimilarQuestions:
                 if question is not None and question.scope == scope:
                     self.forget(question.key)
             return
-        self._matrix: NDArray[np.float32] = np.empty((0, 0), dtype=np.float32)
-        self._frames: NDArray[np.uint64] = np.empty(0, dtype=np.uint64)
-        self._questions: list[Question | None] = []
-        self._row_of: dict[bytes, int] = {}
+        self._begin_anew(dimension=0)
+
+    def _begin_anew(self, *, dimension: int) -> None:
+        rows = min(_FIRST_ROWS, self.max_entries)
+        self._matrix = np.empty((rows, dimension), dtype=np.float32)
+        self._frames = np.empty(rows, dtype=np.uint64)
+        self._questions = []
+        self._row_of = {}
         self._next = 0
 
     def _make_room(self, row: int) -> None:
