@@ -8,7 +8,9 @@ from typing import Any
 import orjson
 from starlette.requests import Request
 
-from service.errors import APIError
+from service.errors import CLIENT_CLOSED_REQUEST, APIError
+
+_DEEPEST = 200
 
 
 async def read_object(request: Request, *, max_bytes: int, timeout_s: float = 30.0) -> dict[str, Any]:
@@ -37,6 +39,8 @@ async def read_object(request: Request, *, max_bytes: int, timeout_s: float = 30
         raise APIError(f"The request body is not valid JSON: {what}.", code="invalid_json") from None
     if not isinstance(body, dict):
         raise APIError(f"The request body must be a JSON object, not {json_kind(body)}.", code="invalid_type")
+    if raw.count(b"[") + raw.count(b"{") > _DEEPEST:
+        _check_depth(body)
     return body
 
 
@@ -53,18 +57,39 @@ def json_kind(value: object) -> str:
     return "an array" if isinstance(value, list) else "an object"
 
 
+def _check_depth(body: dict[str, Any]) -> None:
+    """Refuse what can be read and not written again."""
+    try:
+        orjson.dumps([[[[[[[[body]]]]]]]])  # some levels more are added on the way upstream
+    except TypeError:
+        raise APIError(
+            f"The request body is nested too deeply: at most {_DEEPEST} levels.", code="invalid_json"
+        ) from None
+
+
 async def _read(request: Request, max_bytes: int) -> bytes:
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > max_bytes:
         raise _too_large(max_bytes)
     pieces = []
     size = 0
-    async for piece in request.stream():
+    more = True
+    while more:
+        message = await request.receive()
+        if message["type"] != "http.request":
+            # Nobody is left to read this.
+            raise APIError(
+                "The client hung up before the request body had arrived.",
+                status=CLIENT_CLOSED_REQUEST,
+                code="client_closed_request",
+            )
+        piece = message.get("body", b"")
+        more = message.get("more_body", False)
         size += len(piece)
         if size > max_bytes:
             raise _too_large(max_bytes)
         pieces.append(piece)
-    return b"".join(pieces)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _too_large(max_bytes: int) -> APIError:

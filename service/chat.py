@@ -279,6 +279,8 @@ def _check_content(content: object, param: str) -> None:
             raise _wrong_type(f"{param}[{i}]", _OBJECT, part)
         if "text" in part and not isinstance(part["text"], str):
             raise _wrong_type(f"{param}[{i}].text", _STRING, part["text"])
+        if not isinstance(part.get("type", ""), str):
+            raise _wrong_type(f"{param}[{i}].type", _STRING, part["type"])
 
 
 def _check_types(body: Mapping[str, Any]) -> None:

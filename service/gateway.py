@@ -314,14 +314,15 @@ class Gateway:
             headers,
             key_id=principal.key_id,
             team=principal.team,
+            models=principal.models,
         )
         if plan is None:
             call.cache = "bypass"
             return None
         call.plan = plan
-        text = call.chat.routing.text
-        embedding = await asyncio.to_thread(self._embed, text) if cache.is_semantic and plan.may_read else None
-        hit: Hit | None = await cache.lookup(plan, text=text, embedding=embedding)
+        question = plan.question if plan.may_read else None
+        embedding = None if question is None else await asyncio.to_thread(self._embed, question)
+        hit: Hit | None = await cache.lookup(plan, text=plan.question, embedding=embedding)
         call.cache = ("semantic" if hit.semantic else "hit") if hit else ("miss" if plan.may_read else "bypass")
         if hit is not None:
             call.served_by = hit.entry.served_by

@@ -1,8 +1,9 @@
-"""uvicorn's HTTP protocol, with limits on the head of a request: how long it may take, and how large it may be."""
+"""uvicorn's HTTP protocol, with limits on what one connection may cost: its head, its body, its patience in reading."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -14,14 +15,17 @@ MAX_HEAD_BYTES = 64 * 1024
 
 _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+_UPGRADE = re.compile(rb"\r\n[Uu][Pp][Gg][Rr][Aa][Dd][Ee]:[^\r\n]*(?=\r\n)")
+_HEAD_END = b"\r\n\r\n"
 
 
 class GuardedProtocol(HttpToolsProtocol):
     """One connection.
 
-    A client that opens a connection and does not send the head of a request within `header_timeout_s` is cut off, and
-    so is one whose head is larger than `MAX_HEAD_BYTES`: neither costs more than its socket. (uvicorn's own limits
-    begin with the first complete head.)
+    uvicorn's own limits begin with the first complete head. Here a client is cut off that does not send a head within
+    `header_timeout_s`, on a new connection and on a kept one; one whose head is larger than `MAX_HEAD_BYTES`; one that
+    goes on with its body for that long after it has been answered; and one that does not read its answer for
+    `write_timeout_s`. Trailers are dropped: uvicorn would collect them without limit.
 
     The request's scope holds the connection under `CONNECTION`; see `service.disconnect`.
 
@@ -34,34 +38,47 @@ class GuardedProtocol(HttpToolsProtocol):
     """
 
     header_timeout_s = 15.0
+    write_timeout_s = 60.0
     lost = False
     when_lost: Callable[[], None] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Expect a head."""
-        super().connection_made(transport)
         self._head_bytes = 0
         self._in_head = True
-        self._head_timer: asyncio.TimerHandle | None = None
+        self._in_message = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+        super().connection_made(transport)
         self._await_head()
 
     def data_received(self, data: bytes) -> None:
         """Take what came."""
-        if self._in_head:
+        counted = self._in_head
+        if counted:
             self._head_bytes += len(data)
+            if b"pgrade:" in data:
+                data = _without_upgrade(data)
         super().data_received(data)
-        if self._in_head and self._head_bytes:
+        if self._in_head and not self.lost:
+            if not counted:  # a further head began within `data`
+                self._head_bytes = len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse(_TOO_LARGE)
-            elif self._head_timer is None:
+            elif self._timer is None:
                 self._await_head()
 
     def on_message_begin(self) -> None:
         """Begin a head."""
-        self._in_head = True
+        self._in_head = self._in_message = True
         super().on_message_begin()
         scope: Any = self.scope
         scope[CONNECTION] = self
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a line of a head; trailers of a body are nobody's business here, and could be without end."""
+        if self._in_head:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Begin a request, unless its head is too large."""
@@ -78,21 +95,52 @@ class GuardedProtocol(HttpToolsProtocol):
         if not self.transport.is_closing():
             super().on_body(body)
 
+    def on_message_complete(self) -> None:
+        """End a request's body."""
+        self._in_message = False
+        if not self._in_head:
+            self._forget_timer()
+        if not self.transport.is_closing():
+            super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """End an answer; what is left of the request may not take for ever."""
+        super().on_response_complete()
+        if self._in_message and not self._in_head and self._timer is None and not self.transport.is_closing():
+            self._timer = self.loop.call_later(self.header_timeout_s, self.transport.close)
+
+    def pause_writing(self) -> None:
+        """Give a client that does not read its answer some time, not all of it."""
+        super().pause_writing()
+        if self._write_timer is None:
+            self._write_timer = self.loop.call_later(self.write_timeout_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self._forget_write_timer()
+        super().resume_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell who waits for it that the client has gone."""
-        self._forget_timer()
-        super().connection_lost(exc)
         self.lost = True
+        self._forget_timer()
+        self._forget_write_timer()
+        super().connection_lost(exc)
         if self.when_lost is not None:
             self.when_lost()
 
     def _await_head(self) -> None:
-        self._head_timer = self.loop.call_later(self.header_timeout_s, self._refuse, _TOO_SLOW)
+        self._timer = self.loop.call_later(self.header_timeout_s, self._refuse, _TOO_SLOW)
 
     def _forget_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _forget_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
 
     def _refuse(self, answer: bytes) -> None:
         self._forget_timer()
@@ -103,6 +151,16 @@ class GuardedProtocol(HttpToolsProtocol):
             transport.close()
 
 
-def protocol(header_timeout_s: float) -> type[GuardedProtocol]:
-    """Return the protocol with a time limit on heads, in seconds."""
-    return type("GuardedProtocol", (GuardedProtocol,), {"header_timeout_s": header_timeout_s})
+def protocol(*, header_timeout_s: float, write_timeout_s: float) -> type[GuardedProtocol]:
+    """Return the protocol with time limits on heads and on reading answers, in seconds."""
+    limits = {"header_timeout_s": header_timeout_s, "write_timeout_s": write_timeout_s}
+    return type("GuardedProtocol", (GuardedProtocol,), limits)
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """Return the beginning of a request without its wish for another protocol, which the parser would obey.
+
+    It would take the body for that protocol's. Java's clients ask so in every plain request.
+    """
+    head, end, rest = data.partition(_HEAD_END)
+    return _UPGRADE.sub(b"", head + end) + rest if end else data

@@ -146,11 +146,19 @@ class OutcomeWriter:
     # The thread
 
     def _run(self) -> None:
-        self._flush()  # a spool of the last run
+        self._guarded(self._flush)  # a spool of the last run
         while self._wait():
-            self._flush()
+            self._guarded(self._flush)
             self._run_jobs()
         self._finish()
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        """Let nothing end the thread: who waits for it would wait for ever."""
+        try:
+            step()
+        except Exception as error:
+            logger.exception("a fault in the outcome log")
+            self._failed(StoreError(f"a fault of the gateway itself: {type(error).__name__}"))
 
     def _wait(self) -> bool:
         """Wait for a batch, a job or the end; return whether to go on."""
@@ -210,7 +218,7 @@ class OutcomeWriter:
         request_id = batch[0].request_id
         try:
             self._spool.reject(batch)
-        except OSError as trouble:
+        except (OSError, TypeError) as trouble:
             self._lost += 1
             logger.error("outcome %s is lost: refused (%s), and not written aside: %s", request_id, error, trouble)
             return
@@ -274,7 +282,7 @@ class OutcomeWriter:
                 future.set_exception(error)
 
     def _finish(self) -> None:
-        self._flush()
+        self._guarded(self._flush)
         self._run_jobs()
         self._spool_queue()
         with self._wake:

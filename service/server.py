@@ -246,7 +246,7 @@ class _Server(uvicorn.Server):
             uvicorn.Config(
                 app,
                 loop="uvloop" if sys.platform != "win32" else "asyncio",
-                http=protocol(settings.header_timeout_s),
+                http=protocol(header_timeout_s=settings.header_timeout_s, write_timeout_s=settings.write_timeout_s),
                 ws="none",
                 lifespan="on",
                 access_log=False,

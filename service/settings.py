@@ -216,6 +216,8 @@ class ServerSettings(Section):
     header_timeout_s, body_timeout_s : float
         A client that takes longer to send the head of its request is cut off, one that takes longer for the body gets
         408.
+    write_timeout_s : float
+        A client that does not read its answer for so long is cut off, and the call of the model with it.
     watch_s : float
         How often the configuration and the artifact are looked at for changes; 0 leaves it to SIGHUP.
     drain_s : int
@@ -229,6 +231,7 @@ class ServerSettings(Section):
     max_body_bytes: PositiveInt = 32 * 1024 * 1024
     header_timeout_s: PositiveFloat = 15.0
     body_timeout_s: PositiveFloat = 60.0
+    write_timeout_s: PositiveFloat = 60.0
     watch_s: NonNegativeFloat = 2.0
     drain_s: PositiveInt = 30
 

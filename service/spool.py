@@ -43,11 +43,11 @@ class Spool:
         OSError
             If they cannot be written.
         """
-        _append_lines(self.path, [orjson.dumps(outcome) for outcome in outcomes])
+        _append_lines(self.path, [_line(outcome) for outcome in outcomes])
 
     def reject(self, outcomes: Sequence[Outcome]) -> None:
         """Put aside outcomes that the store refuses as wrong; never replayed."""
-        _append_lines(self.rejected_path, [orjson.dumps(outcome) for outcome in outcomes])
+        _append_lines(self.rejected_path, [_line(outcome) for outcome in outcomes])
 
     def batches(self, size: int) -> Iterator[list[Outcome]]:
         """Yield what was spooled, in order; a line that cannot be read (cut off by a crash) goes to `rejected_path`."""
@@ -71,6 +71,18 @@ class Spool:
     def clear(self) -> None:
         """Delete the file: everything in it is in the store."""
         self.path.unlink(missing_ok=True)
+
+
+def _line(outcome: Outcome) -> bytes:
+    try:
+        return orjson.dumps(outcome, default=dict)
+    except TypeError:  # an upstream's usage that JSON can be read from and not written to
+        return orjson.dumps(
+            dataclasses.replace(
+                outcome, usage=None, input_tokens=None, cached_tokens=None, output_tokens=None, reasoning_tokens=None
+            ),
+            default=dict,
+        )
 
 
 def _append_lines(path: Path, lines: Sequence[bytes]) -> None:

@@ -174,7 +174,8 @@ def relayed_headers(response: aiohttp.ClientResponse) -> dict[str, str]:
     for name, value in response.headers.items():
         lower = name.lower()
         if lower in _RELAYED_HEADERS or lower.startswith(_RELAYED_PREFIXES):
-            kept[lower] = value
+            # Header values are bytes; the client gets the upstream's own.
+            kept[lower] = value if value.isascii() else value.encode("utf-8", "surrogateescape").decode("latin-1")
     return kept
 
 

@@ -30,6 +30,10 @@ _LONG_BODY = 16 * 1024
 _TAIL = 4 * 1024
 
 
+_LARGEST_COUNT = 2**53
+"""More is no count: JSON cannot say it exactly, and no log can keep it."""
+
+
 def parse_usage(usage: object) -> Usage:
     """Read a provider's ``usage`` object; what is missing or odd stays None, and nothing is estimated.
 
@@ -254,6 +258,6 @@ def _count(source: Mapping[str, Any], *names: str) -> int | None:
         value = source.get(name)
         if type(value) is float and value.is_integer():
             value = int(value)
-        if type(value) is int and value >= 0:  # and no boolean
+        if type(value) is int and 0 <= value <= _LARGEST_COUNT:  # and no boolean
             return value
     return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import re
 from functools import lru_cache
 from typing import Any
 
@@ -82,7 +81,7 @@ class RedisStore:
         """
         await self._flushed()
         scope_name = "*" if scope is None else _scope_name(scope)
-        pattern = f"{_escaped(self._link.key(_PLACE))}:{scope_name}:*"
+        pattern = self._link.key(_PLACE, scope_name, "*")
         removed, cursor = 0, 0
         while True:
             cursor, names = await self._link.run(lambda redis, at=cursor: _scan(redis, at, pattern))  # type: ignore[misc]
@@ -120,10 +119,6 @@ class RedisStore:
 @lru_cache(maxsize=4096)
 def _scope_name(scope: str) -> str:
     return hashlib.blake2b(scope.encode("utf-8", "replace"), digest_size=_SCOPE_BYTES).hexdigest()
-
-
-def _escaped(text: str) -> str:
-    return re.sub(r"([*?\[\]\\^])", r"\\\1", text)
 
 
 async def _bytes_at(redis: Any, name: str) -> Any:

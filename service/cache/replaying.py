@@ -47,7 +47,10 @@ def _usage_event(entry: Entry) -> bytes:
 
 
 def _chunks(payload: bytes) -> Iterator[dict[str, Any]]:
-    for event in EventSplitter(max_event_bytes=len(payload) + 1).feed(payload):
+    splitter = EventSplitter(max_event_bytes=len(payload) + 1)
+    # With its first event behind it, the splitter cuts the rest several times faster.
+    start = payload.find(b"\n\n") + 2
+    for event in [*splitter.feed(payload[:start]), *splitter.feed(payload[start:])]:
         try:
             chunk = orjson.loads(event.data or b"null")
         except orjson.JSONDecodeError:

@@ -197,6 +197,7 @@ END = Script(
 local now = clock(ARGV[2])
 local epoch = epoch_of(KEYS[1], now)
 local grant, taken = ARGV[1], tonumber(ARGV[4])
+local ended = redis.call('EXISTS', KEYS[2]) == 1
 local used, cost, cancelled = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[3] ~= 'settle'
 
 local function settle_money(a, held)
@@ -213,7 +214,7 @@ local function settle_missing(a)
     redis.call('DEL', key)
     a.spent = math.max(a.spent - lost, 0)
     settle_money(a, lost)
-  elseif cost and not cancelled and ARGV[7] ~= epoch then
+  elseif cost and not cancelled and not ended and ARGV[7] ~= epoch then
     if redis.call('SET', a.key .. ':late:' .. grant, 1, 'NX', 'EX', 86400) then settle_money(a, 0) end
   end
 end
@@ -225,7 +226,7 @@ local function settle_rates(a, rpm, tpm)
   a.tokens_full = (more > 0 and math.max(a.tokens_full, now) or a.tokens_full) + more * 60 / tpm
 end
 
-if ARGV[8] == '1' then redis.call('SET', KEYS[2], 1, 'EX', 3600) end
+if ARGV[8] == '1' then redis.call('SET', KEYS[2], 1, 'EX', 86400) end
 local reply = {text(now), epoch}
 for i = 1, (#KEYS - 2) / 2 do
   local p = 9 + (i - 1) * 7

@@ -105,6 +105,8 @@ class GenerationEndpoint:
                 raise
             await response(request.scope, request.receive, send)
         finally:
+            if call.plan is not None and gateway.shared.cache is not None:
+                gateway.shared.cache.release(call.plan)
             if entered:
                 await slot.__aexit__(None, None, None)
 
@@ -156,7 +158,10 @@ class GenerationEndpoint:
             payload = None
         if not isinstance(payload, dict) or not isinstance(payload.get("choices"), list):
             raise BackendStreamError(f"{name}: the upstream's answer is no chat completion", model=name)
-        shown = orjson.dumps(dialect.answer(payload, dict(call.chat.original), request_id=call.request_id))
+        try:
+            shown = orjson.dumps(dialect.answer(payload, dict(call.chat.original), request_id=call.request_id))
+        except TypeError:  # nested deeper than can be written
+            raise BackendStreamError(f"{name}: the upstream's answer cannot be translated", model=name) from None
         call.stages["translate"] = time.perf_counter() - before
         return shown
 

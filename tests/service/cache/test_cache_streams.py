@@ -40,10 +40,7 @@ MESSAGE = st.fixed_dictionaries(
         "tool_calls": st.none() | st.lists(CALL, max_size=3),
         "function_call": st.fixed_dictionaries({"name": TEXT, "arguments": TEXT}),
         "annotations": st.lists(st.dictionaries(TEXT, TEXT, max_size=2), max_size=2),
-        "vendor": st.none()
-        | st.integers()
-        | TEXT
-        | st.dictionaries(TEXT, st.integers() | TEXT | st.none(), max_size=2),
+        "vendor": st.none() | INTEGER | TEXT | st.dictionaries(TEXT, INTEGER | TEXT | st.none(), max_size=2),
     },
 )
 TOKENS = st.lists(st.fixed_dictionaries({"token": TEXT, "logprob": st.just(-0.5)}), max_size=3)
