@@ -183,9 +183,7 @@ class RoutingEngine:
             raise decided
         return decided
 
-    def route_many(
-        self, requests: Sequence[RoutingRequest], *, neighbours: int = 0
-    ) -> list[Decision | LLMRouterError]:
+    def route_many(self, requests: Sequence[RoutingRequest], *, neighbours: int = 0) -> list[Decision | LLMRouterError]:
         """Decide for several requests at once; each gets what it would get alone.
 
         Parameters

@@ -69,7 +69,7 @@ def create_app(
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.gateway = gateway
-    app.openapi = openapi.document  # type: ignore[method-assign]
+    app.openapi = openapi.describing(lambda: app.state.gateway)  # type: ignore[method-assign]
     errors.install(app)
     # One by one: a router of routers is matched level by level, on every request.
     for routes in ALL_ROUTES:

@@ -72,8 +72,15 @@ def _run(
         say(_BANNER.format(url=url))
 
     if settings.server.workers > 1:
+        from service.limits import check_workers
         from service.workers import run_workers
 
+        check_workers(
+            settings.limits,
+            workers=settings.server.workers,
+            redis=settings.redis is not None,
+            keys=settings.auth is not None,
+        )
         count = settings.server.workers
         return run_workers(config, host=host, port=port, count=count, on_ready=on_ready, environment=environment)
     from service.server import serve

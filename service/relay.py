@@ -70,7 +70,7 @@ class RelayResponse(Response):
         self._call = call
         self._stream = stream
         self._reopen = reopen
-        self._observer = StreamObserver()
+        self._observe_stream(stream)
         self._native = gateway.serves(call.served_by, call.chat.endpoint)
         self._translator = None if self._native else _translator(call)
         self._recorder: StreamRecorder | None = gateway.recorder(call)
@@ -93,6 +93,10 @@ class RelayResponse(Response):
             raise
         finally:
             await self._stream.aclose()
+
+    def _observe_stream(self, stream: BackendStream) -> None:
+        self._marked = stream.observer is not None
+        self._observer = stream.observer or StreamObserver()
 
     async def _relay(self, send: Send) -> None:
         while True:
@@ -120,8 +124,9 @@ class RelayResponse(Response):
     def _observe(self, events: Sequence[ServerSentEvent]) -> bytes:
         """Return the bytes that the client is to see of these events."""
         shown = []
-        for raw, data in events:
-            usage_only = data is not None and self._observer.observe(data)
+        for raw, data, usage_only in events:
+            if not self._marked:
+                usage_only = data is not None and self._observer.observe(data)
             if self._recorder is not None:
                 self._recorder.feed(raw, data)
             if self._text is not None and data is not None:
@@ -170,6 +175,7 @@ class RelayResponse(Response):
         self._gateway.charge_broken_off(call, broken_off)
         await self._stream.aclose()
         self._stream = stream
+        self._observe_stream(stream)
         self._recorder = None
         return True
 

@@ -72,7 +72,7 @@ class Shared:
         settings = self.settings
         self.link: RedisLink | None = self._part("link", self._build_link, "redis")
         self.subjects: Subjects = Subjects(settings.limits)
-        self.limiter: Limiter = self._part("limiter", self._build_limiter, "redis", "limits")
+        self.limiter: Limiter = self._build_limiter_or_keep()
         self.admission: Admission = self._part("admission", lambda: Admission(settings.limits.admission), "limits")
         self.key_store: KeyStore | None = self._part("key_store", self._build_key_store, "auth", "redis")
         self.authenticator: Authenticator | None = self._part(
@@ -114,6 +114,12 @@ class Shared:
         from service.redis_link import RedisLink
 
         return RedisLink(self.settings.redis)
+
+    def _build_limiter_or_keep(self) -> Limiter:
+        # The limits themselves are with `subjects`: the counts go on where only those have changed.
+        if self._old is not None and self._old.settings.limits.state == self.settings.limits.state:
+            return self._part("limiter", self._build_limiter, "redis")
+        return self._part("limiter", self._build_limiter, "redis", "limits")
 
     def _build_limiter(self) -> Limiter:
         return build_limiter(self.settings.limits, link=self.link)

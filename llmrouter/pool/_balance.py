@@ -14,6 +14,7 @@ from llmrouter.pool._base import CHAT, Backend, BackendResponse, BackendStream, 
 from llmrouter.pool._cooldown import Cooldowns
 from llmrouter.pool._failover import FailedAttempt, FailureClass, failure_class, is_upstream_trouble, most_telling
 from llmrouter.pool._sse import ServerSentEvent
+from llmrouter.pool._usage import StreamObserver
 
 DEPLOYMENT_HEADER = "x-llmrouter-deployment"
 """Added to the headers of an answer: the name of the deployment that gave it."""
@@ -295,6 +296,11 @@ class BalancedStream:
     def headers(self) -> Mapping[str, str]:
         """Headers of the deployment's answer, with its name."""
         return self._headers
+
+    @property
+    def observer(self) -> StreamObserver | None:
+        """The deployment's."""
+        return self._stream.observer
 
     async def __aiter__(self) -> AsyncIterator[Sequence[ServerSentEvent]]:
         """Yield the events as they come."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from llmrouter.pool._sse import ServerSentEvent
+from llmrouter.pool._usage import StreamObserver
 
 CHAT, COMPLETIONS, RESPONSES, EMBEDDINGS = "chat/completions", "completions", "responses", "embeddings"
 """The endpoints of OpenAI's API that backends know: paths below the base URL."""
@@ -49,6 +50,11 @@ class BackendStream(Protocol):
     @property
     def headers(self) -> Mapping[str, str]:
         """Upstream headers worth relaying, names in lower case."""
+        ...
+
+    @property
+    def observer(self) -> StreamObserver | None:
+        """What has gone by, where the stream watches it anyway: it then marks events as `usage_only` too."""
         ...
 
     def __aiter__(self) -> AsyncIterator[Sequence[ServerSentEvent]]:

@@ -140,6 +140,8 @@ class LiteLLMStream:
         self._limits = limits
         self._first: ServerSentEvent | None = None
 
+    observer = None
+
     @property
     def headers(self) -> Mapping[str, str]:
         """None to relay but the content type."""

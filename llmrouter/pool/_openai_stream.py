@@ -35,13 +35,18 @@ class OpenAIStream:
         With status 200, its body not read yet. The stream owns it.
     max_event_bytes : int
         Larger events are refused.
+
+    Attributes
+    ----------
+    observer : StreamObserver
+        What has gone by.
     """
 
     def __init__(self, limits: CallLimits, response: aiohttp.ClientResponse, *, max_event_bytes: int) -> None:
         self._limits = limits
         self._response = response
         self._splitter = EventSplitter(max_event_bytes=max_event_bytes)
-        self._observer = StreamObserver()
+        self.observer = StreamObserver()
         self._first: list[ServerSentEvent] = []
         self._headers = relayed_headers(response)
 
@@ -73,11 +78,12 @@ class OpenAIStream:
         """Yield events in batches as they come."""
         events: list[ServerSentEvent] | None = self._first
         while events is not None:
-            for event in events:
-                self._observe(event)
+            for position, event in enumerate(events):
+                if self._observe(event):
+                    events[position] = event._replace(usage_only=True)
             if events:
                 yield events
-            if self._observer.done:
+            if self.observer.done:
                 events = await self._linger()
                 if events:
                     yield events
@@ -92,9 +98,8 @@ class OpenAIStream:
         """Release the connection; one that is not at its end is closed, which cancels the call upstream."""
         self._response.release()
 
-    def _observe(self, event: ServerSentEvent) -> None:
-        if event.data is not None:
-            self._observer.observe(event.data)
+    def _observe(self, event: ServerSentEvent) -> bool:
+        return event.data is not None and self.observer.observe(event.data)
 
     async def _next(self, *, first: bool = False) -> list[ServerSentEvent] | None:
         """Return the events that the next piece completes (maybe none), or None at the end."""
@@ -110,9 +115,9 @@ class OpenAIStream:
         """Raise unless the upstream closed after a complete answer, be it without ``[DONE]``."""
         if rest is not None and rest.data is not None:
             self._observe(rest)
-            if not self._observer.done and not _is_json(rest.data):
+            if not self.observer.done and not _is_json(rest.data):
                 raise self._broken("broke off within an event")
-        if not (self._observer.done or self._observer.finished or self._observer.error):
+        if not (self.observer.done or self.observer.finished or self.observer.error):
             raise self._broken("ended in the middle of an answer")
 
     async def _linger(self) -> list[ServerSentEvent]:
@@ -147,14 +152,24 @@ async def read_piece(response: aiohttp.ClientResponse, limits: CallLimits, *, fi
     BackendTimeoutError
         If it is silent for too long.
     """
+    content = response.content
+    try:
+        if (ready := content.read_nowait()) or content.at_eof():
+            return ready  # nothing to wait for, so no limit has to be set up
+    except (aiohttp.ClientError, OSError) as error:
+        raise _broken_off(limits, error) from error
     wait = limits.first_byte if first else limits.next_piece
     try:
-        return await wait(response.content.readany())
+        return await wait(content.readany())
     except (aiohttp.ClientError, OSError) as error:
-        raise BackendStreamError(
-            f"{limits.name}: the upstream broke off in the middle of its answer ({type(error).__name__})",
-            model=limits.name,
-        ) from error
+        raise _broken_off(limits, error) from error
+
+
+def _broken_off(limits: CallLimits, error: Exception) -> BackendStreamError:
+    return BackendStreamError(
+        f"{limits.name}: the upstream broke off in the middle of its answer ({type(error).__name__})",
+        model=limits.name,
+    )
 
 
 async def read_error_body(response: aiohttp.ClientResponse, limits: CallLimits) -> bytes:

@@ -126,6 +126,8 @@ class ScriptedStream:
         self._limits = limits
         self._delay_s = delay_s
 
+    observer = None
+
     @property
     def headers(self) -> Mapping[str, str]:
         """The content type."""

@@ -26,10 +26,13 @@ class ServerSentEvent(NamedTuple):
         The upstream's own bytes, blank line included. The `raw` of all events joined is the stream.
     data : bytes or None
         Its data lines, joined by newlines; None for comments and other events without data.
+    usage_only : bool
+        Whether it is known to be the extra chunk that carries usage and nothing else.
     """
 
     raw: bytes
     data: bytes | None
+    usage_only: bool = False
 
 
 class EventTooLongError(ValueError):

@@ -128,7 +128,10 @@ class BaseRouter:
 
     def estimate(self, X: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return expectation and standard error, each of shape (n, m), in one pass over the rows of X (n, d)."""
-        X = self._check_predict(X)
+        return self.estimate_checked(self._check_predict(X))
+
+    def estimate_checked(self, X: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return the same for rows that are known to be right, such as those another router has checked."""
         return self._complete(X, *self._estimate(X))
 
     def predict(self, X: FloatArray) -> FloatArray:

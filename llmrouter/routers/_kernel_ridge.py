@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import threading
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -14,6 +16,18 @@ from llmrouter.routers._linear import RidgeRouter
 from llmrouter.types import FloatArray
 
 _JITTER = 1e-6
+_FEW_ROWS = 64
+
+
+class _Recent(threading.local):
+    """The last kernel of a thread, with the rows and the landmarks (by their digest) that it is of."""
+
+    place: tuple[bytes, float] | None = None
+    rows: FloatArray = np.empty((0, 0))
+    kernel: FloatArray = np.empty((0, 0))
+
+
+_RECENT = _Recent()
 
 
 class KernelRidgeRouter(BaseRouter):
@@ -68,6 +82,8 @@ class KernelRidgeRouter(BaseRouter):
         self._prepare()
 
     def _prepare(self) -> None:
+        digest = hashlib.blake2b(np.ascontiguousarray(self.landmarks_).tobytes(), digest_size=16)
+        self._place = (digest.digest(), self.length)
         variance = self.ridge_.variance_
         self._slopes = self.whitening_ @ self.ridge_.coef_
         self._directions = self.whitening_ @ variance.directions
@@ -79,15 +95,26 @@ class KernelRidgeRouter(BaseRouter):
         # cut at 1, what unit rows have at most, so that rows of another length do not overflow
         return np.asarray(np.exp((np.minimum(similarity, 1.0) - 1.0) / self.length))
 
+    def _kernel_once(self, X: FloatArray) -> FloatArray:
+        """Return the kernel of a few rows; the one just computed where a router of the same landmarks asks again.
+
+        The routers of quality and cost of one artifact usually are such a pair, and this is their dearest step.
+        """
+        if len(X) > _FEW_ROWS:
+            return self._kernel(X)
+        if _RECENT.place != self._place or not np.array_equal(_RECENT.rows, X):
+            _RECENT.place, _RECENT.rows, _RECENT.kernel = self._place, X.copy(), self._kernel(X)
+        return _RECENT.kernel
+
     def _from_kernel(self, kernel: FloatArray) -> FloatArray:
         mean = kernel @ self._slopes + self.ridge_.intercept_
         return np.asarray(np.minimum(np.maximum(mean, self.ridge_.least_), self.upper_))
 
     def _mean(self, X: FloatArray) -> FloatArray:
-        return self._from_kernel(self._kernel(X))
+        return self._from_kernel(self._kernel_once(X))
 
     def _estimate(self, X: FloatArray) -> tuple[FloatArray, FloatArray]:
-        kernel = self._kernel(X)
+        kernel = self._kernel_once(X)
         along = kernel @ self._directions
         squares = (along - self._origin) ** 2
         # A prompt's features have length 1 where landmarks are near; what is missing of it is prior variance.

@@ -181,7 +181,7 @@ class StackRouter(BaseRouter):
         combined = np.tile(self._rest, (len(X), 1))
         first, second = np.zeros_like(combined), np.zeros_like(combined)
         for share, part, member in zip(self._share, self._part, self.members_.values(), strict=True):
-            mean, std = member.estimate(X)
+            mean, std = member.estimate_checked(X)
             combined += share * mean
             first += part * mean
             second += part * (mean * mean + std * std)

@@ -83,7 +83,7 @@ class ResilientLimiter:
             await self._redis.settle(grant, tokens=tokens, cost_usd=cost_usd)
         elif grant.open:
             grant.open = False
-            _, subjects = self._live.pop(grant.id)
+            _, subjects = self._live.pop(grant.id, (grant, grant.subjects))
             cost = known_cost(cost_usd)
             self._ledger.settle(
                 grant.id, grant.subjects, tokens_taken=grant.tokens, tokens=tokens, cost_usd=cost, now=self._clock()
@@ -96,7 +96,7 @@ class ResilientLimiter:
             await self._redis.cancel(grant)
         elif grant.open:
             grant.open = False
-            del self._live[grant.id]
+            self._live.pop(grant.id, None)
             self._ledger.cancel(grant.id, grant.subjects, tokens_taken=grant.tokens, now=self._clock())
 
     async def usage(self, subjects: Sequence[Subject]) -> list[dict[str, Any]]:

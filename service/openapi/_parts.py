@@ -97,19 +97,21 @@ def errors(statuses: Iterable[int], *, schema: str = "Error") -> Schema:
 
 
 def operation(
+    name: str,
     summary: str,
     *,
     answers: Schema,
     body: Schema | None = None,
     parameters: Sequence[Schema] = (),
-    description: str = "",
     is_open: bool = False,
 ) -> Schema:
     """Return an operation.
 
     Parameters
     ----------
-    summary, description : str
+    name : str
+        Of the operation, for programs that are made from the document.
+    summary : str
         For people.
     answers : dict
         Status -> answer.
@@ -120,9 +122,7 @@ def operation(
     is_open : bool
         Whether it asks for no key.
     """
-    described: Schema = {"summary": summary, "responses": answers}
-    if description:
-        described["description"] = description
+    described: Schema = {"operationId": name, "summary": summary, "responses": answers}
     if body is not None:
         described["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
     if parameters:

@@ -152,13 +152,12 @@ def _answer(keys: KeyManager, record: KeyRecord, *, status: int = 200, **further
 
 async def _usage(gateway: Gateway, record: KeyRecord) -> Any:
     """Return what the limiter knows of the key, None where there is none or it does not answer."""
-    limits = limits_of(record.limits)
-    if limits is None:
+    subjects = gateway.shared.subjects.of_request(record.id, limits=limits_of(record.limits))
+    own = [subject for subject in subjects if subject.kind == "key"]
+    if not own:
         return None
-    from service.limits import Subject
-
     try:
-        return (await gateway.limiter.usage([Subject("key", record.id, limits)]))[0]
+        return (await gateway.limiter.usage(own))[0]
     except (APIError, OSError, IndexError) as error:
         logger.warning("the usage of key %s is not known: %s", record.id, error)
         return None

@@ -29,6 +29,8 @@ async def create_embeddings(request: Request) -> Response:
     """Return embeddings of texts by the named model. They are not routed: vectors of two models cannot be compared."""
     gateway = gateway_of(request)
     gateway.in_flight += 1
+    if gateway.link is not None:
+        gateway.link.begin_request()
     try:
         call = await _begin(gateway, request)
         async with cancel_on_disconnect(request.scope, request.receive), gateway.admission.slot():

@@ -15,6 +15,7 @@ if _HELPERS not in sys.path:
     sys.path.append(_HELPERS)
 
 from contracts.misbehaving_upstream import MisbehavingUpstream  # noqa: E402
+from steady_upstream import SteadyUpstream  # noqa: E402
 from contracts.redis_server import RedisServer  # noqa: E402
 
 
@@ -28,7 +29,7 @@ def stack() -> Iterator[ExitStack]:
 @pytest.fixture
 def upstream() -> Iterator[MisbehavingUpstream]:
     """Return an upstream of this test alone."""
-    with MisbehavingUpstream() as upstream:
+    with SteadyUpstream() as upstream:
         yield upstream
 
 

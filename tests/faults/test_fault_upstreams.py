@@ -55,6 +55,7 @@ class Faulty:
 
     async def resetting(self, exchange: Exchange) -> None:
         exchange.reset()
+        raise ConnectionError
 
     async def breaking(self, exchange: Exchange) -> None:
         """Reset the connection in the middle of the answer."""
@@ -67,6 +68,7 @@ class Faulty:
             await exchange.writer.drain()
         await asyncio.sleep(0.05)
         exchange.reset()
+        raise ConnectionError
 
     async def flapping(self, exchange: Exchange) -> None:
         """Fail every second time."""
@@ -226,14 +228,14 @@ async def test_many_kept_connections_that_died_at_once(
     stack: ExitStack, tmp_path: Path, upstream: MisbehavingUpstream
 ) -> None:
     """An upstream that has gone and come again costs nobody an answer."""
-    used: set[int] = set()
+    used: set[asyncio.StreamWriter] = set()
     answered: list[str] = []
 
     async def once_a_connection(exchange: Exchange) -> None:
-        if id(exchange.writer) in used:
+        if exchange.writer in used:
             exchange.reset()
-            return
-        used.add(id(exchange.writer))
+            raise ConnectionError
+        used.add(exchange.writer)
         await asyncio.sleep(0.1)  # so that each of them needs a connection of its own
         await echo(exchange)
         answered.append(text_of(exchange))
