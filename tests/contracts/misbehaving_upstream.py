@@ -24,6 +24,7 @@ class Exchange:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     gone: asyncio.Event = field(default_factory=asyncio.Event)
+    early: bytes = b""
 
     @property
     def body(self) -> dict[str, Any]:
@@ -136,9 +137,11 @@ class MisbehavingUpstream:
         assert task is not None
         self._tasks.add(task)
         try:
-            while exchange := await _read_request(reader, writer):
+            early = b""
+            while exchange := await _read_request(reader, writer, early):
                 self.exchanges.append(exchange)
                 await self._serve(exchange)
+                early = exchange.early
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
@@ -154,11 +157,13 @@ class MisbehavingUpstream:
                 await self.behaviours[exchange.body["model"]](exchange)
         finally:
             watcher.cancel()
+            await asyncio.wait([watcher])
 
     async def _watch(self, exchange: Exchange) -> None:
-        """Notice when the client closes its side; it sends nothing more within an exchange."""
+        """Notice when the client closes its side; what it sends is its next request, already answered as it is."""
         try:
-            closed = not await exchange.reader.read(1)
+            exchange.early = await exchange.reader.read(1)
+            closed = not exchange.early
         except ConnectionError:
             closed = True
         if closed:
@@ -167,9 +172,9 @@ class MisbehavingUpstream:
             exchange.gone.set()
 
 
-async def _read_request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Exchange | None:
+async def _read_request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, early: bytes) -> Exchange | None:
     try:
-        head = await reader.readuntil(b"\r\n\r\n")
+        head = early + await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError:
         return None
     request, *lines = head.decode().rstrip().split("\r\n")
