@@ -187,7 +187,14 @@ class BackendError(LLMRouterError):
         What happened.
     model : str
         Pool name of the model.
+
+    Attributes
+    ----------
+    latency_s : float or None
+        How long the failed attempt took, in seconds; set by who made it, None where nobody has measured it.
     """
+
+    latency_s: float | None = None
 
     def __init__(self, message: str, *, model: str = "") -> None:
         super().__init__(message)

@@ -13,7 +13,7 @@ from service.errors import CLIENT_CLOSED_REQUEST, APIError
 _DEEPEST = 200
 
 
-async def read_object(request: Request, *, max_bytes: int, timeout_s: float = 30.0) -> dict[str, Any]:
+async def read_object(request: Request, *, max_bytes: int, timeout_s: float) -> dict[str, Any]:
     """Read the body and return the JSON object that it holds.
 
     Raises

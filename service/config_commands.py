@@ -90,16 +90,23 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def check_beyond(settings: Settings) -> tuple[RoutingEngine | None, list[str]]:
-    """Return the engine and what is wrong beyond the file itself: packages, artifact, a host open to others."""
+    """Return the engine and what is wrong beyond the file itself: packages, artifact, exposure, limits."""
+    from service.limits import check_workers
     from service.server import check_exposure
     from service.settings import build_engine
 
     problems = [str(error) for error in _missing_extras(settings)]
     engine = None
-    try:
-        check_exposure(settings)
-    except LLMRouterError as error:
-        problems.append(str(error))
+    redis, keys = settings.redis is not None, settings.auth is not None
+    checks: list[Callable[[], None]] = [
+        lambda: check_exposure(settings),
+        lambda: check_workers(settings.limits, workers=settings.server.workers, redis=redis, keys=keys),
+    ]
+    for check in checks:
+        try:
+            check()
+        except LLMRouterError as error:
+            problems.append(str(error))
     try:
         engine = build_engine(settings)
     except LLMRouterError as error:

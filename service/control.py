@@ -130,7 +130,7 @@ def _number(test: Callable[[float], bool], wanted: str) -> tuple[Callable[[str, 
 
     def from_text(text: str, param: str) -> float:
         try:
-            value = float(text)
+            value = float("" if "_" in text else text)
         except ValueError:
             raise _bad(param, f"must be {wanted}; got {text!r}") from None
         return from_json(value, param)

@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 _BAD_GATEWAY, _GATEWAY_TIMEOUT = 502, 504
 _LONGEST_TEXT = 500
-_NOT_RELAYED = frozenset({"content-type", "x-request-id"})
+_UPSTREAM_REQUEST_ID = "x-llmrouter-upstream-request-id"
 
 
 class PoolFailedError(Exception):
@@ -43,8 +43,8 @@ async def first_answer(gateway: Gateway, call: Call, attempt: Callable[[str], Aw
     gateway : Gateway
         Pool and resilience.
     call : Call
-        Gets `failures`, `served_by`, `upstream_s`, `hedges` and `abandoned`. Where it has failures already (a stream
-        that broke off), this is a retry.
+        Gets `failures` (their errors know how long the attempt took), `served_by`, `upstream_s`, `hedges` and
+        `abandoned`. Where it has failures already (a stream that broke off), this is a retry.
     attempt : callable
         Calls one model, by its pool name.
 
@@ -95,7 +95,7 @@ class _Dispatch(Generic[T]):
             try:
                 answer = await self._attempt(name)
             except BackendError as error:
-                self._failed(name, error, began)
+                self._failed(name, error, began, time.perf_counter() - before)
                 name = self._next(error)
             except BaseException:
                 resilience.cooldowns.released(name, began=began)
@@ -129,7 +129,8 @@ class _Dispatch(Generic[T]):
             resilience.hedger.answered(name, seconds, streamed=self._streamed)
         self._call.served_by = name
 
-    def _failed(self, name: str, error: BackendError, began: float) -> None:
+    def _failed(self, name: str, error: BackendError, began: float, seconds: float) -> None:
+        error.latency_s = seconds
         self._call.failures.append(FailedAttempt(name, error))
         logger.warning("request %s: %s failed: %s", self._call.request_id, name, error)
         if is_upstream_trouble(error) and not isinstance(error, LocalLimitError):
@@ -163,7 +164,7 @@ class _Dispatch(Generic[T]):
                         self._resilience.hedger.won += 1
                     self._abandon(race)
                     return cast("T", ended.answer)
-                self._failed(name, ended.error, began)
+                self._failed(name, ended.error, began, ended.seconds)
                 if self._walk.stopped or not race.running:
                     self._abandon(race)
                     raise _BothFailedError(ended.error)
@@ -220,7 +221,7 @@ def failure_response(call: Call) -> Response:
     attempts = _attempts(call.failures)
     if not isinstance(error, BackendStatusError):
         return _own_error(call.failures, error, headers)
-    headers |= {name: value for name, value in error.headers.items() if name not in _NOT_RELAYED}
+    headers |= {name: value for name, value in under_our_names(error.headers).items() if name != "content-type"}
     payload = _json_object(error.body)
     if payload is None:
         text = error.body.decode("utf-8", "replace").strip()[:_LONGEST_TEXT]
@@ -234,6 +235,11 @@ def failure_response(call: Call) -> Response:
     holder = payload["error"] if isinstance(payload.get("error"), dict) else payload
     holder["attempts"] = attempts
     return json_response(payload, status=error.status, headers=headers)
+
+
+def under_our_names(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the upstream's headers for the client; ``x-request-id`` is the gateway's own there."""
+    return {_UPSTREAM_REQUEST_ID if name == "x-request-id" else name: value for name, value in headers.items()}
 
 
 def stream_error(error: BackendError) -> bytes:

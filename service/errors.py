@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from llmrouter.exceptions import DataError, LLMRouterError, NoEligibleModelError, StoreError, UnknownModelError
 from service.endpoints import MESSAGES, Endpoint, dialect_of
@@ -139,6 +140,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(ClientDisconnect, _client_gone)
+    app.add_exception_handler(Exception, _fault)
 
 
 async def _library_error(_request: Request, error: Exception) -> Response:
@@ -148,6 +150,11 @@ async def _library_error(_request: Request, error: Exception) -> Response:
     return answer.response()
 
 
+async def _fault(_request: Request, _error: Exception) -> Response:
+    """Answer a fault of ours; the framework raises it again behind the answer, and the front logs it."""
+    return internal_error().response()
+
+
 async def _http_error(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
@@ -155,11 +162,26 @@ async def _http_error(request: Request, error: Exception) -> Response:
     if status == 404:
         return APIError(f"Unknown request URL: {where}.", status=404, code="unknown_url").response()
     if status == 405:
+        headers |= _all_methods(request)
         allowed = headers.get("allow") or headers.get("Allow") or "another method"
         return APIError(
             f"Method not allowed: {where}. Use {allowed}.", status=405, code="method_not_allowed", headers=headers
         ).response()
     return APIError(str(getattr(error, "detail", error)), status=status, headers=headers).response()
+
+
+def _all_methods(request: Request) -> dict[str, str]:
+    """Return the header that names every method of a path; the framework's names those of one route."""
+    from service.routes import ALL_ROUTES
+
+    found = {
+        method
+        for routes in ALL_ROUTES
+        for route in routes.routes
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE
+        for method in route.methods or ()
+    }
+    return {"allow": ", ".join(sorted(found))} if found else {}
 
 
 async def _validation_error(_request: Request, error: Exception) -> Response:

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import internal_error
+from service.endpoints import MESSAGES
+from service.errors import in_shape_of, internal_error
 from service.telemetry.logs import current_request_id
 
 logger = logging.getLogger(__name__)
@@ -57,13 +58,15 @@ class Front:
         request_id = f"req_{self._unguessable()}"
         current_request_id.set(request_id)
         scope.setdefault("state", {})["request_id"] = request_id
-        started = False
+        started = complete = False
 
         async def send_with_id(message: Message) -> None:
-            nonlocal started
+            nonlocal started, complete
             if message["type"] == "http.response.start":
                 started = True
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+            elif not message.get("more_body", False):
+                complete = True
             await send(message)
 
         app = self.shortcuts.get(scope["path"], self.app) if scope["method"] == "POST" else self.app
@@ -71,6 +74,11 @@ class Front:
             await app(scope, receive, send_with_id)
         except Exception:
             logger.exception("request %s failed", request_id)
+            if complete:  # the framework has answered, and raised it again
+                return
             if started:
                 raise  # the server cuts the connection: the client must not take the answer for complete
-            await internal_error().response()(scope, receive, send_with_id)
+            answer = internal_error().response()
+            if scope["path"].startswith(MESSAGES.url):
+                answer = in_shape_of(MESSAGES, answer, request_id)
+            await answer(scope, receive, send_with_id)

@@ -31,6 +31,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     Attributes
     ----------
+    draining : bool
+        Whether the process stops: this answer is then the connection's last.
     lost : bool
         Whether the client has gone.
     when_lost : callable or None
@@ -39,6 +41,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     header_timeout_s = 15.0
     write_timeout_s = 60.0
+    draining = False
     lost = False
     when_lost: Callable[[], None] | None = None
 
@@ -57,8 +60,8 @@ class GuardedProtocol(HttpToolsProtocol):
         counted = self._in_head
         if counted:
             self._head_bytes += len(data)
-            if b"pgrade:" in data:
-                data = _without_upgrade(data)
+        if not self._in_message and b"pgrade:" in data:
+            data = _without_upgrade(data)
         super().data_received(data)
         if self._in_head and not self.lost:
             if not counted:  # a further head began within `data`
@@ -89,6 +92,8 @@ class GuardedProtocol(HttpToolsProtocol):
             self._refuse(_TOO_LARGE)
             return
         super().on_headers_complete()
+        if self.draining and self.cycle is not None:
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         """Take a part of a body."""
@@ -145,10 +150,18 @@ class GuardedProtocol(HttpToolsProtocol):
     def _refuse(self, answer: bytes) -> None:
         self._forget_timer()
         transport: Any = self.transport
-        if not transport.is_closing():
-            if self.cycle is None or self.cycle.response_complete:  # else the answer to another request is under way
-                transport.write(answer)
-            transport.close()
+        if transport.is_closing():
+            return
+        if self.cycle is not None and not self.cycle.response_complete:
+            # The answer to the request before is under way, and is not cut off for what comes after it.
+            if answer is _TOO_SLOW:
+                self._await_head()
+            else:
+                self.cycle.keep_alive = False
+                transport.pause_reading()
+            return
+        transport.write(answer)
+        transport.close()
 
 
 def protocol(*, header_timeout_s: float, write_timeout_s: float) -> type[GuardedProtocol]:

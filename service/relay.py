@@ -12,7 +12,7 @@ import orjson
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from llmrouter.exceptions import BackendError
+from llmrouter.exceptions import BackendError, BackendStreamError
 from llmrouter.pool import (
     BackendStream,
     FailedAttempt,
@@ -20,6 +20,7 @@ from llmrouter.pool import (
     StreamObserver,
     StreamText,
     encode_event,
+    error_in,
     resume_body,
 )
 from service.call import Call, Status
@@ -35,7 +36,16 @@ if TYPE_CHECKING:
 Reopen = Callable[[Gateway, Call], Awaitable[BackendStream]]
 
 _STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-_EVENT_STREAM = "text/event-stream; charset=utf-8"
+_EVENT_STREAM_TYPE = "text/event-stream"
+_EVENT_STREAM = f"{_EVENT_STREAM_TYPE}; charset=utf-8"
+
+
+class _HeldError(BackendStreamError):
+    """The upstream sent an error within its stream; `before` is what came ahead of it and is not sent yet."""
+
+    def __init__(self, before: bytes, *, model: str) -> None:
+        super().__init__(f"{model}: the upstream sent an error", model=model)
+        self.before = before
 
 
 class RelayResponse(Response):
@@ -63,7 +73,11 @@ class RelayResponse(Response):
     def __init__(
         self, gateway: Gateway, call: Call, stream: BackendStream, *, headers: Mapping[str, str], reopen: Reopen
     ) -> None:
-        super().__init__(status_code=200, headers={**headers, **_STREAM_HEADERS})
+        translated = not gateway.serves(call.served_by, call.chat.endpoint)
+        kind = headers.get("content-type", "")
+        if translated or not kind.startswith(_EVENT_STREAM_TYPE):
+            kind = _EVENT_STREAM
+        super().__init__(status_code=200, headers={**headers, "content-type": kind, **_STREAM_HEADERS})
         # What `Response` derives from an empty body is not true of a stream.
         self.raw_headers = [(name, value) for name, value in self.raw_headers if name != b"content-length"]
         self._gateway = gateway
@@ -71,10 +85,10 @@ class RelayResponse(Response):
         self._stream = stream
         self._reopen = reopen
         self._observe_stream(stream)
-        self._native = gateway.serves(call.served_by, call.chat.endpoint)
-        self._translator = None if self._native else _translator(call)
+        self._translator = _translator(call) if translated else None
         self._recorder: StreamRecorder | None = gateway.recorder(call)
         self._text = StreamText() if gateway.resumes(call) else None
+        self._held: tuple[bytes, bytes] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send head, events and end."""
@@ -103,12 +117,15 @@ class RelayResponse(Response):
             try:
                 await self._relay_one(send)
             except BackendError as error:
+                if isinstance(error, _HeldError) and error.before:
+                    await send({"type": "http.response.body", "body": error.before, "more_body": True})
                 if self._call.served_by:
                     self._gateway.cooldowns.failed(self._call.served_by, error)
                 if await self._resumed(error):
                     continue
                 self._record("partial", str(error))
-                await send({"type": "http.response.body", "body": self._failure(error), "more_body": True})
+                body = self._failure(error) if self._held is None else self._shown(*self._held)
+                await send({"type": "http.response.body", "body": body, "more_body": True})
             return
 
     async def _relay_one(self, send: Send) -> None:
@@ -123,22 +140,37 @@ class RelayResponse(Response):
 
     def _observe(self, events: Sequence[ServerSentEvent]) -> bytes:
         """Return the bytes that the client is to see of these events."""
-        shown = []
+        shown: list[bytes] = []
         for raw, data, usage_only in events:
             if not self._marked:
                 usage_only = data is not None and self._observer.observe(data)
             if self._recorder is not None:
                 self._recorder.feed(raw, data)
             if self._text is not None and data is not None:
+                if self._observer.error is not None and error_in(data):
+                    self._hold(b"".join(shown), raw, data)
                 self._text.feed(data)
-            if self._translator is not None:
-                if data is not None:
-                    shown.append(self._translator.feed(data))
-            elif not usage_only or self._call.chat.usage_asked:
-                shown.append(raw)
+            if not usage_only or self._translator is not None or self._call.chat.usage_asked:
+                shown.append(self._shown(raw, data))
         if self._call.first_token_s is None and self._observer.content_seen:
             self._call.first_token_s = time.perf_counter() - self._call.started
         return b"".join(shown)
+
+    def _shown(self, raw: bytes, data: bytes | None) -> bytes:
+        if self._translator is None:
+            return raw
+        return b"" if data is None else self._translator.feed(data)
+
+    def _hold(self, before: bytes, raw: bytes, data: bytes) -> None:
+        """Keep an error event of the upstream back: another model may go on.
+
+        Raises
+        ------
+        BackendStreamError
+            Always; with what is to be sent before the next model goes on.
+        """
+        self._held = (raw, data)
+        raise _HeldError(before, model=self._call.served_by or "")
 
     def _finished(self) -> bytes:
         """Record a stream that came to its end, and return what closes it in its shape."""
@@ -176,7 +208,7 @@ class RelayResponse(Response):
         await self._stream.aclose()
         self._stream = stream
         self._observe_stream(stream)
-        self._recorder = None
+        self._recorder = self._held = None
         return True
 
     def _failure(self, error: BackendError) -> bytes:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmrouter.exceptions import LLMRouterError
+from service.limits import check_workers
 from service.server import check_exposure
 from service.settings import Settings, load_settings
 
@@ -186,6 +187,12 @@ class Reloader:
         old: Gateway = self._app.state.gateway
         settings, ignored = keep_fixed(settings, old.settings)
         check_exposure(settings)
+        check_workers(
+            settings.limits,
+            workers=settings.server.workers,
+            redis=settings.redis is not None,
+            keys=settings.auth is not None,
+        )
         new = await asyncio.to_thread(self._build, settings, old)
         try:
             await new.start()

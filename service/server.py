@@ -20,6 +20,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from llmrouter.exceptions import ConfigError, LLMRouterError
+from service.drain import linger
 from service.http import protocol
 from service.settings import ServerSettings, Settings, load_settings
 from service.threads import pin_threads
@@ -274,8 +275,10 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Refuse new requests, and let those under way end."""
+        """Let those who come learn of the end, then refuse new requests, and let those under way end."""
         app: Any = self.config.app
+        app.state.stopping = True
+        await linger(self, sockets or [])
         app.state.gateway.admission.close()
         await super().shutdown(sockets)
 

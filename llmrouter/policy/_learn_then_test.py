@@ -118,7 +118,7 @@ class FloorCalibrator:
             If the data cannot support the floor; says how many more outcomes would.
         """
         floor = require("quality_floor", floor, above=0, most=1)
-        steps = math.ceil(round(floor / FLOOR_STEP, 6))
+        steps = max(math.ceil(round(floor / FLOOR_STEP, 6)), 1)
         key = (steps, require("confidence", confidence, above=0, most=1 - 1e-9), checked_bound(bound))
         with self._lock:
             result = self._results.get(key)

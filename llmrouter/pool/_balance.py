@@ -62,7 +62,7 @@ class Deployment:
         self.weight = weight
         self.in_flight = 0
         self.key = name
-        # Whole answers take longer than first events: one estimate for each.
+        # Whole answers take longer than first tokens: one estimate for each.
         self._latency_s: dict[bool, float] = {}
         self._measured: dict[bool, float] = {}
 
@@ -160,7 +160,7 @@ class BalancedBackend:
                 attempt.end()
 
     async def stream(self, body: Mapping[str, Any], *, timeouts: Timeouts, endpoint: str = CHAT) -> BalancedStream:
-        """Return once the first event is there; see `Backend.stream`."""
+        """Return once the first token is there; see `Backend.stream`."""
         failures: list[FailedAttempt] = []
         while True:
             attempt = self._begin(failures, streamed=True)
@@ -263,7 +263,7 @@ class _Attempt:
         self._began = cooldowns.began(deployment.key)
 
     def answered(self) -> None:
-        """Take note of an answer, or of its first event."""
+        """Take note of an answer, or of its first token."""
         now = self._clock()
         self._judged = True
         self.deployment.answered(now - self._started, now, streamed=self._streamed)

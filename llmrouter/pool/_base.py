@@ -22,7 +22,7 @@ class Timeouts:
     connect_s : float
         Until the connection stands.
     first_byte_s : float
-        From sending until the first event of a stream. An answer that is not streamed comes in one piece when all of
+        From sending until the first token of a stream; keep-alives and empty chunks are none. An answer that is not streamed comes in one piece when all of
         it is thought out, so only `total_s` limits the wait for that.
     between_chunks_s : float
         Between two pieces of an answer.
@@ -45,7 +45,7 @@ class BackendResponse:
 
 
 class BackendStream(Protocol):
-    """An answer under way, its first event already there."""
+    """An answer under way, its first token already there."""
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -93,7 +93,7 @@ class Backend(Protocol):
         ...
 
     async def stream(self, body: Mapping[str, Any], *, timeouts: Timeouts, endpoint: str = CHAT) -> BackendStream:
-        """Return once the first event is there, so that failures before it can fall back.
+        """Return once the first token is there, so that failures before it can fall back.
 
         Raises
         ------

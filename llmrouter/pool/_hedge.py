@@ -51,7 +51,7 @@ class Hedger:
         self._saved = min(self._saved + self._max_share, _MOST_SAVED)
 
     def answered(self, model: str, seconds: float, *, streamed: bool) -> None:
-        """Take note of how long `model` took to its first event, or to its whole answer where it is not streamed."""
+        """Take note of how long `model` took to its first token, or to its whole answer where it is not streamed."""
         window = self._windows.get((model, streamed))
         if window is None:
             size, enough = self._size

@@ -1,4 +1,4 @@
-"""Pooled HTTP sessions, one for each base URL."""
+"""Pooled HTTP sessions, by base URL."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ class HTTPSessions:
     """
 
     def __init__(self) -> None:
-        self._sessions: dict[str, aiohttp.ClientSession] = {}
+        self._sessions: dict[tuple[str, bool], aiohttp.ClientSession] = {}
 
-    def session(self, base_url: str) -> aiohttp.ClientSession:
-        """Return the session for `base_url`."""
-        session = self._sessions.get(base_url)
+    def session(self, base_url: str, *, fresh: bool = False) -> aiohttp.ClientSession:
+        """Return the session for `base_url`; every call over a `fresh` one has a connection of its own."""
+        key = (base_url, fresh)
+        session = self._sessions.get(key)
         if session is None or session.closed:
-            session = self._sessions[base_url] = _open_session()
+            session = self._sessions[key] = _open_session(fresh=fresh)
         return session
 
     async def aclose(self) -> None:
@@ -42,12 +43,13 @@ class HTTPSessions:
             await session.close()
 
 
-def _open_session() -> aiohttp.ClientSession:
+def _open_session(*, fresh: bool) -> aiohttp.ClientSession:
     trace = aiohttp.TraceConfig()
     trace.on_connection_reuseconn.append(_mark_reused)
+    kept: dict[str, Any] = {"force_close": True} if fresh else {"keepalive_timeout": _KEEPALIVE_S}
     return aiohttp.ClientSession(
         # No limit of our own: a queue in front of the upstream would hide in its response time.
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S),
+        connector=aiohttp.TCPConnector(limit=0, **kept),
         # A cookie of one client's call must not travel with another's.
         cookie_jar=aiohttp.DummyCookieJar(),
         trace_configs=[trace],

@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 _MISSED = {
     "connect_s": "no connection stood",
-    "first_byte_s": "its first byte did not come",
+    "first_byte_s": "its first token did not come",
     "between_chunks_s": "the next piece of its answer did not come",
     "total_s": "the answer was not complete",
 }

@@ -21,6 +21,7 @@ from llmrouter.pool._litellm_wire import (
     translated,
 )
 from llmrouter.pool._sse import DONE, ServerSentEvent, encode_event
+from llmrouter.pool._usage import StreamObserver
 
 
 class LiteLLMBackend:
@@ -78,7 +79,7 @@ class LiteLLMBackend:
         return BackendResponse(orjson.dumps(answer_object(answer, endpoint)), {"content-type": "application/json"})
 
     async def stream(self, body: Mapping[str, Any], *, timeouts: Timeouts, endpoint: str = CHAT) -> LiteLLMStream:
-        """Return once the first chunk is there; see `Backend.stream`."""
+        """Return once the first token is there; see `Backend.stream`."""
         limits = CallLimits(self.name, timeouts)
         chunks = await self._call(limits.first_byte, body, endpoint, stream=True, timeout_s=timeouts.total_s)
         stream = LiteLLMStream(self.name, chunks, limits, endpoint=endpoint)
@@ -120,6 +121,9 @@ class LiteLLMBackend:
             arguments["extra_body"] = extra
         if function.streams:
             arguments["stream"] = stream
+        if endpoint == CHAT:
+            # Tools are the client's: LiteLLM would run those of MCP servers itself, and fails without the package mcp.
+            arguments["_skip_mcp_handler"] = True
         call = getattr(litellm_module(), function.name)
         try:
             return await wait(call(model=self.model, **arguments, timeout=timeout_s, **self._options))
@@ -130,7 +134,13 @@ class LiteLLMBackend:
 
 
 class LiteLLMStream:
-    """A streamed answer, written as OpenAI's events; see `BackendStream`."""
+    """A streamed answer, written as OpenAI's events; see `BackendStream`.
+
+    Attributes
+    ----------
+    observer : StreamObserver
+        What has gone by.
+    """
 
     def __init__(self, name: str, chunks: Any, limits: CallLimits, *, endpoint: str = CHAT) -> None:
         self._name = name
@@ -138,9 +148,8 @@ class LiteLLMStream:
         self._chunks = chunks
         self._iterator = aiter(chunks)
         self._limits = limits
-        self._first: ServerSentEvent | None = None
-
-    observer = None
+        self._first: list[ServerSentEvent] = []
+        self.observer = StreamObserver()
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -148,23 +157,24 @@ class LiteLLMStream:
         return {"content-type": "text/event-stream; charset=utf-8"}
 
     async def open(self) -> None:
-        """Wait for the first chunk."""
-        try:
-            chunk = await self._limits.first_byte(anext(self._iterator))
-        except StopAsyncIteration as error:
-            raise BackendStreamError(
-                f"{self._name}: the stream ended before its first event", model=self._name
-            ) from error
-        except BackendError:
-            raise
-        except Exception as error:
-            raise translated(error, self._name) from error
-        self._first = answer_event(chunk, self._endpoint)
+        """Wait for the first token; empty chunks before it are kept and relayed with it."""
+        while not self.observer.begun:
+            try:
+                chunk = await self._limits.first_byte(anext(self._iterator))
+            except StopAsyncIteration as error:
+                raise BackendStreamError(
+                    f"{self._name}: the stream ended before its first token", model=self._name
+                ) from error
+            except BackendError:
+                raise
+            except Exception as error:
+                raise translated(error, self._name) from error
+            self._first.append(self._event(chunk))
 
     async def __aiter__(self) -> AsyncIterator[Sequence[ServerSentEvent]]:
-        """Yield events one by one, then ``[DONE]``, which responses do without."""
-        if self._first is not None:
-            yield [self._first]
+        """Yield events as they come, then ``[DONE]``, which responses do without."""
+        if self._first:
+            yield self._first
         while True:
             try:
                 chunk = await self._limits.next_piece(anext(self._iterator))
@@ -177,9 +187,15 @@ class LiteLLMStream:
                     f"{self._name}: the upstream broke off in the middle of its answer ({type(error).__name__})",
                     model=self._name,
                 ) from error
-            yield [answer_event(chunk, self._endpoint)]
+            yield [self._event(chunk)]
         if self._endpoint != RESPONSES:
+            self.observer.observe(DONE)
             yield [ServerSentEvent(encode_event(DONE), DONE)]
+
+    def _event(self, chunk: Any) -> ServerSentEvent:
+        event = answer_event(chunk, self._endpoint)
+        usage_only = event.data is not None and self.observer.observe(event.data)
+        return event._replace(usage_only=True) if usage_only else event
 
     async def aclose(self) -> None:
         """Cancel the upstream call."""

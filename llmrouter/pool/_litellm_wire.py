@@ -18,6 +18,7 @@ from llmrouter.exceptions import (
     MissingExtraError,
 )
 from llmrouter.pool._base import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES
+from llmrouter.pool._openai_stream import relayed_headers
 from llmrouter.pool._sse import ServerSentEvent, encode_event
 
 
@@ -66,7 +67,8 @@ FUNCTIONS: Mapping[str, Function] = {
 NOT_SENT = frozenset({"model", "stream"})
 """Fields of a request that the backend sets itself."""
 
-_MESSAGE_PREFIX = re.compile(r"^(?:litellm\.)?\w+(?:Error|Exception)?: (?:litellm\.)?")
+# "litellm.BadGatewayError: BadGatewayError: OpenAIException - " before what the provider said.
+_MESSAGE_PREFIX = re.compile(r"^(?:(?:litellm\.)?\w*(?:Error|Exception|Timeout)(?: \w+Error)?(?:: | - ))+")
 
 
 def litellm_module() -> ModuleType:
@@ -133,28 +135,66 @@ def translated(error: Exception, name: str) -> BackendError:
     status = getattr(error, "status_code", None)
     if not isinstance(status, int) or status < 400:
         return BackendError(f"{name}: the call through LiteLLM failed ({type(error).__name__})", model=name)
-    headers = getattr(getattr(error, "response", None), "headers", None) or {}
     return BackendStatusError(
         f"{name}: the upstream answered {status}",
         model=name,
         status=status,
         body=orjson.dumps({"error": _error_object(error, litellm)}),
-        headers={key: headers[key] for key in ("retry-after", "retry-after-ms") if key in headers},
+        headers=_headers(error),
     )
 
 
+def _headers(error: Exception) -> dict[str, str]:
+    """Return the provider's headers worth keeping; the body, and so its type, is written here."""
+    response = getattr(error, "response", None)
+    for headers in (getattr(error, "litellm_response_headers", None), getattr(response, "headers", None)):
+        if isinstance(headers, Mapping) and headers:
+            kept = relayed_headers({str(name): str(value) for name, value in headers.items()})
+            kept.pop("content-type", None)
+            return kept
+    return {}
+
+
 def _error_object(error: Exception, litellm: ModuleType) -> dict[str, Any]:
-    body = getattr(error, "body", None)
-    if isinstance(body, Mapping) and body.get("message"):
-        return dict(body)  # the provider's own words
-    code = getattr(error, "code", None)
-    if isinstance(error, litellm.ContextWindowExceededError):
-        code = "context_length_exceeded"
-    elif isinstance(error, litellm.ContentPolicyViolationError):
-        code = code or "content_policy_violation"
-    return {
-        "message": _MESSAGE_PREFIX.sub("", str(getattr(error, "message", "") or error)),
-        "type": getattr(error, "type", None) or "invalid_request_error",
-        "param": getattr(error, "param", None),
-        "code": None if code is None else str(code),
-    }
+    said = _said(error)
+    if said is None:
+        code = getattr(error, "code", None)
+        said = {
+            "message": _MESSAGE_PREFIX.sub("", str(getattr(error, "message", "") or error)),
+            "type": getattr(error, "type", None) or "invalid_request_error",
+            "param": getattr(error, "param", None),
+            "code": None if code is None else str(code),
+        }
+    if not isinstance(said.get("code"), str):
+        # LiteLLM knows these by the wording of each provider.
+        if isinstance(error, litellm.ContextWindowExceededError):
+            said["code"] = "context_length_exceeded"
+        elif isinstance(error, litellm.ContentPolicyViolationError):
+            said["code"] = "content_policy_violation"
+    return said
+
+
+def _said(error: BaseException) -> dict[str, Any] | None:
+    """Return the provider's own error object, None where there is none.
+
+    LiteLLM's exception has it as a body, as text within its message, or not at all; then one that it was made of has.
+    """
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, BackendError):  # that is of a call before this one
+        body = getattr(found, "body", None)
+        if not isinstance(body, Mapping):
+            body = _object_within(str(getattr(found, "message", "")))
+        if body and isinstance(body.get("message"), str) and body["message"]:
+            return {"type": None, "param": None, "code": None, **body}
+        found = found.__cause__ or found.__context__
+    return None
+
+
+def _object_within(text: str) -> Mapping[str, Any] | None:
+    """Return the error object that is written out in a message."""
+    try:
+        payload = orjson.loads(text[text.index("{") : text.rindex("}") + 1])
+    except ValueError:
+        return None
+    error = payload.get("error") if isinstance(payload, dict) else None
+    return error if isinstance(error, Mapping) else None

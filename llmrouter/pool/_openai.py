@@ -92,14 +92,19 @@ class OpenAIBackend:
                 pieces.append(piece)
             answer = b"".join(pieces)
             mark = _ANSWER_MARKS.get(endpoint)
-            if (mark is None or mark not in answer) and (error := error_in(answer)):
-                raise error_object_error(error, answer, self.name)
-            return BackendResponse(answer, relayed_headers(response))
+            if mark is None or mark not in answer:
+                if error := error_in(answer):
+                    raise error_object_error(error, answer, self.name)
+                if mark is not None:
+                    raise BackendStreamError(
+                        f"{self.name}: the upstream answered 200 with something that is no answer", model=self.name
+                    )
+            return BackendResponse(answer, relayed_headers(response.headers))
         finally:
             response.release()
 
     async def stream(self, body: Mapping[str, Any], *, timeouts: Timeouts, endpoint: str = CHAT) -> OpenAIStream:
-        """Return once the first event with data is there; see `Backend.stream`."""
+        """Return once the first token is there; see `Backend.stream`."""
         limits = CallLimits(self.name, timeouts)
         response = await self._post(limits, body, endpoint, streamed=True)
         stream = OpenAIStream(limits, response, max_event_bytes=self.max_response_bytes)
@@ -146,7 +151,7 @@ class OpenAIBackend:
         """Send and wait for the head of the answer.
 
         A kept-alive connection may be closed by the upstream in the very moment it is used again. The request was
-        then not taken up, and it is sent once more over a new one.
+        then not taken up, and it is sent once more over a new one: where one is closed, all may be.
         """
         wait = limits.first_byte if streamed else limits.whole
         trace = CallTrace()
@@ -154,7 +159,7 @@ class OpenAIBackend:
             was_reused, trace = trace.reused, CallTrace()
             try:
                 return await wait(
-                    self._sessions.session(self.base_url).post(
+                    self._sessions.session(self.base_url, fresh=was_reused).post(
                         f"{self.base_url}/{endpoint}",
                         data=payload,
                         headers=self._headers,
@@ -184,7 +189,7 @@ class OpenAIBackend:
             model=self.name,
             status=response.status,
             body=await read_error_body(response, limits),
-            headers=relayed_headers(response),
+            headers=relayed_headers(response.headers),
         )
 
 

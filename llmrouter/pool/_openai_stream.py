@@ -20,6 +20,8 @@ MAX_ERROR_BYTES = 1024 * 1024
 _LINGER_S = 0.02
 _RELAYED_HEADERS = frozenset({"content-type", "retry-after", "retry-after-ms", "x-should-retry", "x-request-id"})
 _RELAYED_PREFIXES = ("openai-", "x-ratelimit-")
+_ERROR_FIELDS = ("message", "type", "param", "code")
+_NO_WORDS = {"message": "The upstream reported an error.", "type": "upstream_error", "param": None, "code": None}
 _TOO_MANY_REQUESTS, _BAD_GATEWAY = 429, 502
 _RATE_LIMIT_CODES = frozenset({"rate_limit_exceeded", "insufficient_quota"})
 
@@ -34,7 +36,7 @@ class OpenAIStream:
     response : aiohttp.ClientResponse
         With status 200, its body not read yet. The stream owns it.
     max_event_bytes : int
-        Larger events are refused.
+        Larger events are refused, and so is more than that before the first token.
 
     Attributes
     ----------
@@ -45,10 +47,11 @@ class OpenAIStream:
     def __init__(self, limits: CallLimits, response: aiohttp.ClientResponse, *, max_event_bytes: int) -> None:
         self._limits = limits
         self._response = response
+        self._max_event_bytes = max_event_bytes
         self._splitter = EventSplitter(max_event_bytes=max_event_bytes)
         self.observer = StreamObserver()
         self._first: list[ServerSentEvent] = []
-        self._headers = relayed_headers(response)
+        self._headers = relayed_headers(response.headers)
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -56,31 +59,36 @@ class OpenAIStream:
         return self._headers
 
     async def open(self) -> None:
-        """Wait for the first event with data; comments before it (keep-alives) are kept and relayed with it.
+        """Wait for the first token; what comes before it (keep-alives, empty chunks) is kept and relayed with it.
+
+        Until then another model can answer in place of this one, and nobody notices.
 
         Raises
         ------
         BackendError
-            If the answer is no event stream, breaks off, or its first event is an error.
+            If the answer is no event stream, breaks off, or an error comes before the first token or with it.
         """
         if self._response.content_type == "application/json":
             raise await self._not_a_stream()
-        while not any(event.data is not None for event in self._first):
+        held_bytes = 0
+        while not self.observer.begun:
             events = await self._next(first=True)
             if events is None:
-                raise self._broken("ended before its first event")
-            self._first += events
-        for event in self._first:
-            if event.data is not None and (error := error_in(event.data)):
-                raise error_object_error(error, event.data, self._limits.name)
+                rest = self._splitter.flush()
+                self._hold([] if rest is None else [rest])
+                if not self.observer.begun:
+                    raise self._broken("ended before its first token")
+                self._check_end(rest)
+                return
+            self._hold(events)
+            held_bytes += sum(len(event.raw) for event in events)
+            if held_bytes > self._max_event_bytes:
+                raise self._broken(f"is refused: {self._max_event_bytes} bytes, and no token among them")
 
     async def __aiter__(self) -> AsyncIterator[Sequence[ServerSentEvent]]:
         """Yield events in batches as they come."""
-        events: list[ServerSentEvent] | None = self._first
-        while events is not None:
-            for position, event in enumerate(events):
-                if self._observe(event):
-                    events[position] = event._replace(usage_only=True)
+        events = self._first  # observed when they came
+        while True:
             if events:
                 yield events
             if self.observer.done:
@@ -88,8 +96,16 @@ class OpenAIStream:
                 if events:
                     yield events
                 return
-            events = await self._next()
+            following = await self._next()
+            if following is None:
+                break
+            events = following
+            for position, event in enumerate(events):
+                if self._observe(event):
+                    events[position] = event._replace(usage_only=True)
         rest = self._splitter.flush()
+        if rest is not None:
+            self._observe(rest)
         self._check_end(rest)
         if rest is not None:
             yield [rest]
@@ -100,6 +116,13 @@ class OpenAIStream:
 
     def _observe(self, event: ServerSentEvent) -> bool:
         return event.data is not None and self.observer.observe(event.data)
+
+    def _hold(self, events: Sequence[ServerSentEvent]) -> None:
+        """Observe events that nobody has seen yet, and keep them for the first batch."""
+        for event in events:
+            self._first.append(event._replace(usage_only=True) if self._observe(event) else event)
+            if event.data is not None and (error := self.observer.error):
+                raise error_object_error(error, _error_body(error, event.data), self._limits.name)
 
     async def _next(self, *, first: bool = False) -> list[ServerSentEvent] | None:
         """Return the events that the next piece completes (maybe none), or None at the end."""
@@ -113,10 +136,8 @@ class OpenAIStream:
 
     def _check_end(self, rest: ServerSentEvent | None) -> None:
         """Raise unless the upstream closed after a complete answer, be it without ``[DONE]``."""
-        if rest is not None and rest.data is not None:
-            self._observe(rest)
-            if not self.observer.done and not _is_json(rest.data):
-                raise self._broken("broke off within an event")
+        if rest is not None and rest.data is not None and not self.observer.done and not _is_json(rest.data):
+            raise self._broken("broke off within an event")
         if not (self.observer.done or self.observer.finished or self.observer.error):
             raise self._broken("ended in the middle of an answer")
 
@@ -143,7 +164,7 @@ class OpenAIStream:
 
 
 async def read_piece(response: aiohttp.ClientResponse, limits: CallLimits, *, first: bool = False) -> bytes:
-    """Return the next piece of a body, b"" at its end; `first` while the first event is awaited.
+    """Return the next piece of a body, b"" at its end; `first` while the first token is awaited.
 
     Raises
     ------
@@ -183,10 +204,10 @@ async def read_error_body(response: aiohttp.ClientResponse, limits: CallLimits) 
     return body
 
 
-def relayed_headers(response: aiohttp.ClientResponse) -> dict[str, str]:
+def relayed_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """Return the upstream headers worth keeping, names in lower case."""
     kept = {}
-    for name, value in response.headers.items():
+    for name, value in headers.items():
         lower = name.lower()
         if lower in _RELAYED_HEADERS or lower.startswith(_RELAYED_PREFIXES):
             # Header values are bytes; the client gets the upstream's own.
@@ -204,6 +225,15 @@ def error_object_error(error: Mapping[str, Any], body: bytes, name: str) -> Back
     return BackendStatusError(
         f"{name}: the upstream answered with an error object", model=name, status=status, body=body
     )
+
+
+def _error_body(error: Mapping[str, Any], data: bytes) -> bytes:
+    """Return what an upstream sent as an error: its own bytes, or an error object where those are something else."""
+    payload = orjson.loads(data)
+    if isinstance(payload, dict) and payload.get("error"):
+        return data
+    said = {name: value for name in _ERROR_FIELDS if isinstance(value := error.get(name), str | int)}
+    return orjson.dumps({"error": {**_NO_WORDS, **said}})
 
 
 def _is_json(data: bytes) -> bool:

@@ -22,6 +22,13 @@ _FAILED = "response.failed"
 _GAVE_UP: Mapping[str, Any] = {"message": "the upstream gave up without saying why"}
 _EVENT_PREFIX = "response."
 _DELTA_SUFFIX = ".delta"
+_ITEM_ADDED = "response.output_item.added"
+# Sent before there is anything to say; an item of another kind is a call of something, which is said.
+_EMPTY_ITEMS = ("message", "reasoning")
+_EMPTY_EVENTS = frozenset({
+    "response.created", "response.queued", "response.in_progress", "response.content_part.added",
+    "response.reasoning_summary_part.added",
+})  # fmt: skip
 
 _CACHED = ("prompt_cache_hit_tokens", "cache_read_input_tokens", "cached_tokens", "num_cached_tokens")
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -133,11 +140,12 @@ class StreamObserver:
         The error object that the upstream sent within the stream.
     """
 
-    __slots__ = ("_of_responses", "_usage", "content_seen", "done", "error", "finished")
+    __slots__ = ("_of_responses", "_other", "_usage", "content_seen", "done", "error", "finished")
 
     def __init__(self) -> None:
         self._usage: Mapping[str, Any] | None = None
         self._of_responses = False
+        self._other = False
         self.content_seen = False
         self.finished = False
         self.done = False
@@ -147,6 +155,15 @@ class StreamObserver:
     def usage(self) -> Usage:
         """Tokens of the last event that counted them: where they come with every chunk, they are running totals."""
         return parse_usage(self._usage)
+
+    @property
+    def begun(self) -> bool:
+        """Whether the answer has begun, be it with its end. Known to be empty is what many upstreams send at once.
+
+        That is a chunk with a role and nothing else, and a response that is created but says nothing yet. What is not
+        understood counts as a beginning: it may be all that this upstream sends.
+        """
+        return self.content_seen or self.finished or self.done or self._other
 
     def observe(self, data: bytes) -> bool:
         """Take note of one event's data; return whether it is the extra chunk that carries usage and nothing else.
@@ -168,6 +185,7 @@ class StreamObserver:
     def _read(self, data: bytes) -> bool:
         payload = _object(data)
         if payload is None:
+            self._other = self._other or bool(data.strip())
             return False
         if self.error is None:
             self.error = _error_of(payload)
@@ -180,8 +198,12 @@ class StreamObserver:
                     self.error = _GAVE_UP
             elif kind.endswith(_DELTA_SUFFIX):
                 self.content_seen = True
+            elif not self._other:
+                self._other = not _is_empty(kind, payload)
         elif not self.content_seen:
-            self.content_seen = _has_content(payload.get("choices"))
+            choices = payload.get("choices")
+            self.content_seen = _has_content(choices)
+            self._other = self._other or not isinstance(choices, list)
         usage = usage_in(payload)
         if usage is None:
             return False
@@ -210,6 +232,14 @@ def _has_content(choices: object) -> bool:
         if isinstance(delta, Mapping) and any(value for key, value in delta.items() if key != "role"):
             return True
     return False
+
+
+def _is_empty(kind: str, payload: Mapping[str, Any]) -> bool:
+    """Return whether an event of the responses API announces something and says nothing yet."""
+    if kind == _ITEM_ADDED:
+        item = payload.get("item")
+        return isinstance(item, Mapping) and item.get("type") in _EMPTY_ITEMS
+    return kind in _EMPTY_EVENTS
 
 
 def _tail(body: bytes) -> dict[str, Any] | None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import orjson
 
+from llmrouter.pool import parse_usage
+
 DONE = b"[DONE]"
 
 NOT_JSON: Mapping[str, Any] = {
@@ -19,7 +21,7 @@ NOT_JSON: Mapping[str, Any] = {
 """Error of a stream whose events cannot be read."""
 
 _KNOWN = frozenset({"id", "object", "created", "model", "choices", "usage"})
-_NO_TOKENS: Mapping[str, Any] = {}
+_NO_CHOICE: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +54,14 @@ def read_usage(usage: object) -> Counted | None:
     """Read a ``usage`` object; None where there is none."""
     if not isinstance(usage, Mapping) or not usage:
         return None
-    prompt, completion = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
-    of_prompt = _mapping(usage, "prompt_tokens_details")
+    read = parse_usage(usage)  # as the log has it
+    prompt, completion = read.input_tokens or 0, read.output_tokens or 0
     return Counted(
         prompt=prompt,
-        cached=_count(of_prompt, "cached_tokens"),
-        written=_count(of_prompt, "cache_write_tokens") or _count(usage, "cache_creation_input_tokens"),
+        cached=read.cached_tokens or 0,
+        written=read.cache_write_tokens or 0,
         completion=completion,
-        reasoning=_count(_mapping(usage, "completion_tokens_details"), "reasoning_tokens"),
+        reasoning=read.reasoning_tokens or 0,
         total=_count(usage, "total_tokens") or prompt + completion,
     )
 
@@ -88,7 +90,7 @@ def first_choice(chat: Mapping[str, Any]) -> Mapping[str, Any]:
         for choice in choices:
             if isinstance(choice, Mapping) and choice.get("index", 0) in (0, None):
                 return choice
-    return _NO_TOKENS
+    return _NO_CHOICE
 
 
 def text_of(content: object) -> str:
@@ -129,8 +131,3 @@ def string_or(value: object, default: str) -> str:
 def _count(mapping: Mapping[str, Any], name: str) -> int:
     value = mapping.get(name)
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
-
-
-def _mapping(mapping: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    value = mapping.get(name)
-    return value if isinstance(value, Mapping) else _NO_TOKENS

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llmrouter.pool import usage_in
 from service.dialects._blocks import Action, Block, BlockSequencer, Kind, Step
 from service.dialects._chat_answer import (
     DONE,
@@ -61,8 +62,8 @@ class MessagesStream:
             return self.fail(error)
         if not chunk:
             return b""
-        if chunk.get("usage"):
-            self._usage = chunk["usage"]
+        if (usage := usage_in(chunk)) is not None:
+            self._usage = usage
         events = [] if self._started else [self._start(chunk)]
         choice = first_choice(chunk)
         delta = choice.get("delta")

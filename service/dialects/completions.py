@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from llmrouter.pool import usage_in
 from service.dialects._chat_answer import (
     DONE,
     NOT_JSON,
@@ -95,8 +96,8 @@ class CompletionsDialect:
             for position, choice in enumerate(choices if isinstance(choices, list) else ())
             if isinstance(choice, Mapping)
         ]
-        if chat.get("usage") is not None:
-            answer["usage"] = chat["usage"]
+        if (usage := usage_in(chat)) is not None:
+            answer["usage"] = usage
         return answer
 
     def stream(self, asked: dict[str, Any], *, request_id: str) -> StreamTranslator:
@@ -145,7 +146,7 @@ class CompletionsStream:
             for position, one in enumerate(given if isinstance(given, list) else ())
             if isinstance(one, Mapping) and (choice := self._choice(one, position))
         ]
-        usage = chunk.get("usage") if self._usage_asked else None
+        usage = usage_in(chunk) if self._usage_asked else None
         if not choices and not usage:
             return b""
         head = _head(chunk, self._asked, self._request_id)

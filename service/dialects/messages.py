@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from llmrouter.pool import usage_in
 from llmrouter.types import estimate_tokens
 from service.dialects._blocks import Block, Kind, whole_blocks
 from service.dialects._chat_answer import first_choice, message_of, read_usage, string_or, vendor_fields
@@ -44,7 +45,7 @@ class MessagesDialect:
         blocks = [block for block in whole_blocks(said) if thinks or block.kind is not Kind.REASONING]
         kinds = {block.kind for block in blocks}
         reason, sequence = stop_of(choice, asked, has_tools=Kind.TOOL in kinds, refused=Kind.REFUSAL in kinds)
-        usage = chat.get("usage")
+        usage = usage_in(chat)
         return {
             **vendor_fields(chat),
             "id": answer_id("msg", request_id),

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from llmrouter.pool import usage_in
 from service.dialects._blocks import Block, Kind, whole_blocks
 from service.dialects._chat_answer import first_choice
 from service.dialects._responses_items import (
@@ -59,7 +60,7 @@ class ResponsesDialect:
             created_at=created if isinstance(created, int) and created > 0 else now,
             status=status,
             output=_items(blocks, said, request_id, status),
-            usage=chat.get("usage"),
+            usage=usage_in(chat),
             reason=reason,
             completed_at=now,
         )

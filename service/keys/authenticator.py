@@ -30,6 +30,8 @@ _RETRY_S = 1.0
 _TOUCH_S = 60.0
 # A key in use is looked up anew in the background before it is no longer trusted, so that no request waits for it.
 _REFRESH_SHARE = 0.8
+# A slow moment of Redis is over by then: its link tries again after half a second.
+_PATIENCE_S = (0.1, 0.2, 0.3)
 
 _AUTHORIZATION = b"authorization"
 _KEY_HEADERS = (b"x-api-key", b"api-key")
@@ -291,7 +293,7 @@ class Authenticator:
     async def _ask_store(self, key_id: str) -> _Entry | None:
         changes = self._changes
         try:
-            record = await self._store.get(key_id)
+            record = await self._from_store(key_id)
         except KeyStoreError as error:
             return self._without_store(key_id, error)
         if self._trouble:
@@ -307,6 +309,21 @@ class Authenticator:
         else:
             _put(self._known, key_id, entry, _MOST_KNOWN)
         return entry
+
+    async def _from_store(self, key_id: str) -> KeyRecord | None:
+        """Ask the store; for a key that was never seen more than once, since without an answer it has to be refused.
+
+        Raises
+        ------
+        KeyStoreError
+            If it does not answer.
+        """
+        for pause_s in () if key_id in self._known else _PATIENCE_S:
+            try:
+                return await self._store.get(key_id)
+            except KeyStoreError:
+                await asyncio.sleep(pause_s)
+        return await self._store.get(key_id)
 
     def _without_store(self, key_id: str, error: KeyStoreError) -> _Entry:
         """Return the key as it was last seen, where that is not too long ago."""

@@ -69,7 +69,11 @@ _FIELDS: Schema = {
     "limits": _LIMITS,
     "metadata": _METADATA,
     "expires": {
-        "anyOf": [{"type": "null"}, {"type": "string", "format": "moment"}, {"type": "number"}],
+        "anyOf": [
+            {"type": "null"},
+            {"type": "string", "format": "moment"},
+            {"type": "number", "exclusiveMaximum": _LARGEST},
+        ],
         "description": "A duration (30d), an ISO date, or seconds since the epoch; in the future.",
     },
 }

@@ -44,6 +44,7 @@ def read_new(body: Mapping[str, Any], *, now: float) -> dict[str, Any]:
     APIError
         With ``param`` naming the field.
     """
+    check_fields(body, FIELDS)
     if body.get("name") is None:
         raise APIError("Missing required parameter: 'name'.", param="name", code="missing_required_parameter")
     given = {name: value for name, value in body.items() if value is not None}

@@ -201,11 +201,17 @@ class ResilientLimiter:
             item = self._unpushed.setdefault(key, _Unpushed(subject))
             item.usd += usd
             item.largest_usd = max(item.largest_usd, cost or 0.0)
+        # Redis may be well: a request that had waited for it long enough was counted here.
+        if self._unpushed and self._redis.link.state().status == "ok":
+            self._push_all()
 
-    def _reconcile(self) -> None:
+    def _push_all(self) -> None:
         for (name, period), item in self._unpushed.items():
             self._push(name, period, item)
         self._unpushed.clear()
+
+    def _reconcile(self) -> None:
+        self._push_all()
         for grant, subjects in self._live.values():
             for subject in grant.subjects:
                 account = self._ledger.accounts.get(subject.name)

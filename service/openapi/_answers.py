@@ -65,7 +65,13 @@ def _errors() -> dict[str, Schema]:
 
 
 def _relayed() -> dict[str, Schema]:
+    event = object_of({"data": "string"}, event=_STRING)
     return {
+        "ServerSentEvent": {
+            **event,
+            "description": "Each event of a stream. `data` is JSON, or `[DONE]` at the end of chat completions and "
+            "completions. A stream that breaks off ends in an event whose data hold an `error`.",
+        },
         "ChatCompletion": {
             **object_of({"choices": array_of({"type": "object"})}),
             "description": "As the upstream sent it, to the byte.",

@@ -172,6 +172,9 @@ def _headers() -> dict[str, Schema]:
         "x-llmrouter-hedges": _header(text, "Models asked beside a slow first one."),
         "x-llmrouter-deployment": _header(text, "Which deployment of the model answered."),
         "x-llmrouter-overhead-ms": _header(number, "Milliseconds that the gateway itself took."),
+        "x-llmrouter-upstream-request-id": _header(text, "The upstream's own request id."),
+        "x-llmrouter-cache-similarity": _header(number, "Of the question that the kept answer was given to."),
+        "age": _header(count, "Seconds since a kept answer was given."),
         "x-llmrouter-cache": _header({"enum": ["hit", "semantic", "miss", "bypass"]}, "Where the cache is on."),
         "retry-after": _header(count, "Seconds."),
         "retry-after-ms": _header(count, "Milliseconds."),
@@ -189,8 +192,9 @@ def _header_refs(names: Iterable[str]) -> Schema:
     return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
-def _headers_of_answers() -> Schema:
-    return _header_refs(name for name in _headers() if name not in _OF_REFUSALS)
+def _generated() -> Schema:
+    """Return what every answer of a model has: headers, and where its record is."""
+    return {"headers": _header_refs(name for name in _headers() if name not in _OF_REFUSALS), "links": _LINKS}
 
 
 def _with_headers(paths: Schema) -> Schema:
@@ -211,10 +215,9 @@ def _answer(name: str, description: str) -> Schema:
         "description": f"{description}; or the decision, where `dry_run` is asked for.",
         "content": {
             "application/json": {"schema": {"anyOf": [ref(name), ref("Decision")]}},
-            "text/event-stream": {"schema": {"type": "string"}},
+            "text/event-stream": {"schema": ref("ServerSentEvent")},
         },
-        "headers": _headers_of_answers(),
-        "links": _LINKS,
+        **_generated(),
     }
 
 
@@ -278,11 +281,7 @@ def _generating() -> Schema:
                 body=ref("EmbeddingsRequest"),
                 parameters=_control_parameters(models=_MODELS_THAT_EMBED),
                 answers={
-                    "200": {
-                        **json(ref("Embeddings"), "The vectors."),
-                        "headers": _headers_of_answers(),
-                        "links": _LINKS,
-                    },
+                    "200": {**json(ref("Embeddings"), "The vectors."), **_generated()},
                     **errors(_OF_MODELS),
                     **_of_upstream("UpstreamError"),
                 },

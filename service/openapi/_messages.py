@@ -6,7 +6,8 @@ from service.openapi._parts import Names, Schema, array_of, chat_settings, nulla
 
 _STRING: Schema = {"type": "string"}
 _OBJECT: Schema = {"type": "object"}
-_OTHER_NAMES = ("max_completion_tokens", "max_tokens", "metadata", "n", "response_format", "tool_choice", "tools")
+# Fields of the dialect take the place of these, or mean another thing under the same name.
+_NOT_CHATS = ("max_completion_tokens", "max_tokens", "parallel_tool_calls", "response_format", "stop", "user")
 
 
 def schemas(names: Names) -> dict[str, Schema]:
@@ -16,7 +17,7 @@ def schemas(names: Names) -> dict[str, Schema]:
             **object_of(
                 {"model": names.model(), "messages": _messages(), "max_tokens": whole(least=1, nullable=False)},
                 **_settings(),
-                **chat_settings(but=(*_OTHER_NAMES, *_settings(), "stop")),
+                **chat_settings(but=(*_NOT_CHATS, *_settings())),
                 llmrouter=ref("Control"),
             ),
             "description": "`container` and `mcp_servers` are refused, since they run at Anthropic.",
@@ -45,17 +46,13 @@ def _messages() -> Schema:
     thinking = {"enum": ["thinking", "redacted_thinking"], "description": "Left out: it is signed by its model."}
     said = {"anyOf": [ref("TextBlock"), call, object_of({"type": thinking})]}
     user = object_of(
-        {"role": {"const": "user"}, "content": _text_or({"anyOf": [*_content_blocks(), result]})},
+        {"role": {"const": "user"}, "content": _text_or({"anyOf": [ref("ContentBlock"), result]})},
     )
     assistant = object_of({"role": {"const": "assistant"}, "content": _text_or(said)})
     system = object_of(
         {"role": {"const": "system"}}, content={"anyOf": [nullable("string"), array_of(ref("TextBlock"))]}
     )
     return array_of({"anyOf": [user, assistant, system]}, minItems=1)
-
-
-def _content_blocks() -> list[Schema]:
-    return [ref("ContentBlock")]
 
 
 def _image() -> Schema:

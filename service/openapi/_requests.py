@@ -46,7 +46,8 @@ def completion(names: Names) -> Schema:
             {"properties": {"logprobs": {"type": "null"}}},
         ],
     }
-    others = chat_settings(but=(*properties, "top_logprobs", "messages"))
+    # `max_tokens` and `logprobs` take the place of these.
+    others = chat_settings(but=(*properties, "max_completion_tokens", "top_logprobs"))
     return {**request_of(names, {"prompt": prompt}, {**others, **properties}), **alone}
 
 

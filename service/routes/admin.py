@@ -38,7 +38,7 @@ _PRIVATE = {"cache-control": "no-store"}
 async def create_key(request: Request) -> Response:
     """Make a key. Its token is in the answer, and nowhere else: it cannot be shown again."""
     keys, principal = await _admitted(request)
-    wanted = await read_object(request, max_bytes=_MAX_BODY_BYTES)
+    wanted = await _body(request)
     with _translated():
         record, token = await keys.create(wanted, by=_actor(principal))
     return _answer(keys, record, status=_CREATED, token=token)
@@ -79,7 +79,7 @@ async def get_key(request: Request, key_id: str) -> Response:
 async def update_key(request: Request, key_id: str) -> Response:
     """Change the given fields of a key; null takes a team, a limit, an expiry or a note away."""
     keys, principal = await _admitted(request)
-    wanted = await read_object(request, max_bytes=_MAX_BODY_BYTES)
+    wanted = await _body(request)
     with _translated():
         record = await keys.update(key_id, wanted, by=_actor(principal))
     return _answer(keys, record)
@@ -91,7 +91,7 @@ async def rotate_key(request: Request, key_id: str) -> Response:
     keys, principal = await _admitted(request)
     body: dict[str, Any] = {}
     if request.headers.get("content-length") != "0" and _has_body(request):
-        body = await read_object(request, max_bytes=_MAX_BODY_BYTES)
+        body = await _body(request)
     check_fields(body, ("grace_s",))
     with _translated():
         record, token = await keys.rotate(key_id, grace_s=body.get("grace_s", DEFAULT_GRACE_S), by=_actor(principal))
@@ -131,6 +131,11 @@ def _translated() -> Iterator[None]:
     except KeyStoreError as error:
         logger.error("the store of keys fails: %s", error)
         raise refusals.store_unavailable() from error
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    timeout_s = gateway_of(request).settings.server.body_timeout_s
+    return await read_object(request, max_bytes=_MAX_BODY_BYTES, timeout_s=timeout_s)
 
 
 def _actor(principal: Principal) -> str:

@@ -15,7 +15,7 @@ from service.call import Call, decimal
 from service.chat import ALIASES, ChatRequest
 from service.control import BODY_KEY, read_control
 from service.disconnect import ClientGoneError, cancel_on_disconnect
-from service.dispatch import PoolFailedError, failure_response, first_answer
+from service.dispatch import PoolFailedError, failure_response, first_answer, under_our_names
 from service.endpoints import EMBEDDINGS
 from service.errors import CLIENT_CLOSED_REQUEST, APIError
 from service.gateway import Gateway, pinned_decision
@@ -51,7 +51,8 @@ async def _begin(gateway: Gateway, request: Request) -> Call:
 
     started, received = time.perf_counter(), time.time()
     principal = await gateway.principal(request.scope, "inference")
-    body = await read_object(request, max_bytes=gateway.settings.server.max_body_bytes)
+    server = gateway.settings.server
+    body = await read_object(request, max_bytes=server.max_body_bytes, timeout_s=server.body_timeout_s)
     control = read_control(request.headers, body.pop(BODY_KEY, None), pool=gateway.embedders)
     asked = parse_embeddings(body)
     visible = [name for name in gateway.embedders if principal.allows(name)]
@@ -101,8 +102,7 @@ async def _answer(gateway: Gateway, call: Call) -> Response:
             input_tokens=usage.input_tokens, output_tokens=0, cached_tokens=usage.cached_tokens, raw=usage.raw
         )
     cost = gateway.finish(call, "ok", usage=usage)
-    headers = {**answer.headers, **call.headers()}
-    headers.pop("x-request-id", None)
+    headers = {**under_our_names(answer.headers), **call.headers()}
     if cost is not None:
         headers["x-llmrouter-cost"] = decimal(cost)
     return Response(answer.body, headers=headers)

@@ -29,7 +29,8 @@ async def give_feedback(request: Request) -> Response:
     """Store a judgement; answered once it is on disk. The same source may judge again, the last word counts."""
     gateway = gateway_of(request)
     await require(request, "feedback")
-    body = await read_object(request, max_bytes=gateway.settings.server.max_body_bytes)
+    server = gateway.settings.server
+    body = await read_object(request, max_bytes=server.max_body_bytes, timeout_s=server.body_timeout_s)
     feedback = _parse(body)
     known = await gateway.with_log(lambda store: store.feedback(feedback))
     status = "stored" if known else "pending"

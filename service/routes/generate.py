@@ -17,15 +17,15 @@ from service.body import read_object
 from service.call import UNDECIDED, Call, decimal
 from service.chat import parse_request
 from service.disconnect import ClientGoneError, cancel_on_disconnect
-from service.dispatch import PoolFailedError, failure_response, first_answer
+from service.dispatch import PoolFailedError, failure_response, first_answer, under_our_names
 from service.endpoints import CHAT, COMPLETIONS, MESSAGES, RESPONSES, Endpoint, dialect_of
 from service.errors import CLIENT_CLOSED_REQUEST, in_shape_of, json_response, response_to
 from service.gateway import Gateway
 from service.relay import RelayResponse, replay_response
 from service.routes.route import decision_response
 
-_UPSTREAM_REQUEST_ID = "x-llmrouter-upstream-request-id"
 _DEPLOYMENT = "x-llmrouter-deployment"
+_JSON = "application/json"
 _LONGEST_QUOTE = 300
 
 
@@ -142,6 +142,8 @@ class GenerationEndpoint:
         gateway.keep(call, answer.body, usage)
         cost = gateway.finish(call, "ok", usage=usage)
         headers = {**relayed, **call.headers()}
+        if shown is not answer.body or not relayed.get("content-type", "").partition(";")[0].endswith("json"):
+            headers["content-type"] = _JSON  # clients parse by it
         if cost is not None:
             headers["x-llmrouter-cost"] = decimal(cost)
         return Response(shown, headers=headers)
@@ -190,8 +192,8 @@ async def open_stream(gateway: Gateway, call: Call) -> BackendStream:
 
 
 def _relayed(headers: Mapping[str, str], call: Call) -> dict[str, str]:
-    """Return the upstream's headers for the client; ``x-request-id`` is the gateway's own there."""
-    kept = {_UPSTREAM_REQUEST_ID if name == "x-request-id" else name: value for name, value in headers.items()}
+    """Return the upstream's headers for the client."""
+    kept = under_our_names(headers)
     call.deployment = kept.pop(_DEPLOYMENT, "")
     if call.chat.endpoint is MESSAGES:
         kept["request-id"] = call.request_id  # where Anthropic's clients look for it
@@ -214,7 +216,10 @@ class TokenCountEndpoint:
         request_id: str = scope["state"]["request_id"]
         try:
             await gateway.principal(scope, "inference")
-            body = await read_object(Request(scope, receive), max_bytes=gateway.settings.server.max_body_bytes)
+            server = gateway.settings.server
+            body = await read_object(
+                Request(scope, receive), max_bytes=server.max_body_bytes, timeout_s=server.body_timeout_s
+            )
             from service.dialects.messages import count_tokens
 
             response = json_response(count_tokens(body))

@@ -32,9 +32,10 @@ async def readyz(request: Request) -> Response:
         # It names files, and whoever asks here needs no key.
         log = dataclasses.replace(log, trouble="see the gateway's own log")
     admission = gateway.admission.state()
+    stopping = admission.closed or getattr(request.app.state, "stopping", False)
     reloader = getattr(request.app.state, "reloader", None)
     body: dict[str, Any] = {
-        "status": "stopping" if admission.closed else "ready",
+        "status": "stopping" if stopping else "ready",
         "artifact": gateway.engine.artifact_id,
         "router": gateway.engine.router_name,
         "policy": gateway.engine.policy.name,
@@ -50,4 +51,4 @@ async def readyz(request: Request) -> Response:
         body["redis"] = dataclasses.asdict(gateway.link.state())
     if reloader is not None:
         body["config"] = reloader.state()
-    return json_response(body, status=503 if admission.closed else 200)
+    return json_response(body, status=503 if stopping else 200)

@@ -18,7 +18,7 @@ DEVIATIONS: dict[str, str] = {
     "message-fields": "vendors' fields of a message stay where the vendor put them",
     "body-model": "`model` of the body is what the upstream said; the header has the pool's name",
     "usage-hidden": "streams are asked for their usage, and it is hidden where the client did not ask",
-    "error-midstream": "a stream that fails ends in an error and without `[DONE]`, also where the upstream's socket drops",
+    "error-midstream": "a stream that fails ends in an error and without `[DONE]`, also where the upstream hangs up",
     "hang-up": "a client that hangs up cancels the upstream, streaming or not, in every dialect",
     "unknown-fields": "fields that the gateway does not know go upstream as they are",
     "client-retries": "statuses that clients try again keep being tried again: 408, 409, 429, 5xx; others are not",
@@ -29,8 +29,8 @@ DEVIATIONS: dict[str, str] = {
 """Where a gateway that was measured deviates from the API that it stands for."""
 
 COMPLAINTS: dict[str, str] = {
-    "first-token-time": "the time to the first token is limited, however many keep-alives come (LiteLLM #19184, #19909)",
-    "first-token-silence": "and however soon an empty first chunk comes",
+    "first-token-time": "keep-alives do not stretch the time to the first token (LiteLLM #19184, #19909)",
+    "first-token-silence": "nor does an empty first chunk",
     "no-fallback": "where fallback is not wanted there is none, also within a stream (LiteLLM #19077)",
     "error-after-first-chunk": "an error behind an empty first chunk still lets the next model answer (Bifrost #5395)",
     "resume": "where it is asked for, another model goes on with a stream that broke off (LiteLLM #38610)",

@@ -9,7 +9,7 @@ from typing import Any
 
 from contracts.misbehaving_upstream import Exchange, chunk, completion, event, finish_chunk, usage_chunk
 
-CITY = {"name": "Oslo", "people": 700_000}
+CITY: dict[str, Any] = {"name": "Oslo", "people": 700_000}
 ARGUMENTS = '{"city": "Oslo", "unit": "C"}'
 VECTOR = (0.25, -0.5, 1.0)
 CAPABLE: dict[str, Any] = {"capabilities": ["tools", "vision", "audio", "json_schema", "logprobs"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -12,6 +13,7 @@ from contracts.misbehaving_upstream import MisbehavingUpstream
 
 sys.path.append(str(Path(__file__).parent.parent / "service"))
 
+from known_gaps import GAPS
 from live_gateway import Live
 
 from tests.service.conftest import Gateways
@@ -34,3 +36,12 @@ def upstream(conformance_gateways: Gateways) -> MisbehavingUpstream:
 def live(conformance_gateways: Gateways, upstream: MisbehavingUpstream) -> Callable[..., Live]:
     """Return a function that gives a gateway over the named models of `upstream`."""
     return conformance_gateways.start
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Expect the known gaps to fail."""
+    for item in items:
+        if Path(item.path).parent == Path(__file__).parent:
+            for pattern, reason in GAPS.items():
+                if re.search(pattern, item.nodeid):
+                    item.add_marker(pytest.mark.xfail(strict=True, reason=reason))

@@ -6,9 +6,9 @@ A file of ``corpus/`` is a list of exchanges. Each has
 - ``status`` (200), ``headers`` (pairs) and ``framing``: ``chunked``, ``length`` (right), ``close`` (HTTP/1.0) or
   ``none`` (the headers say it all);
 - ``pieces``: what is sent, in order. A string is UTF-8 text; ``{"event": ...}`` an event with one line of JSON,
-  ``{"text": ...}`` and ``{"json": ...}`` text and JSON alone, ``{"base64": ...}`` bytes, ``{"repeat": [text, times]}`` a long text,
-  ``{"pause_s": ...}`` a wait, ``{"gzip": [...]}`` pieces compressed together. ``"hidden": true`` marks what the client
-  sees only where it asks for the usage, ``"dropped": true`` what it never sees;
+  ``{"text": ...}`` and ``{"json": ...}`` text and JSON alone, ``{"base64": ...}`` bytes, ``{"repeat": [text, times]}``
+  a long text, ``{"pause_s": ...}`` a wait, ``{"gzip": [...]}`` pieces compressed together. ``"hidden": true`` marks
+  what the client sees only where it asks for the usage, ``"dropped": true`` what it never sees;
 - ``split``: the bytes are cut anew, into that many at a time;
 - ``end``: ``complete``, ``close`` (in the middle of the body) or ``reset``;
 - ``expect``: what becomes of it, see `Expected`.
@@ -38,7 +38,8 @@ class Expected:
         HTTP status that the client gets.
     body : str
         ``same`` (the upstream's own bytes), ``ours`` (an error in OpenAI's shape), ``data`` (the JSON of the upstream's
-        first event), ``error`` (the upstream's error in OpenAI's shape), or ``same then error`` (of a stream: its bytes, an error event, and no ``[DONE]``).
+        first event), ``error`` (the upstream's error in OpenAI's shape), or ``same then error`` (of a stream: its
+        bytes, an error event, and no ``[DONE]``).
     code : str, int or None
         Of the error, wherever it is; None is not looked at.
     text : str
@@ -55,6 +56,8 @@ class Expected:
         Status in the log.
     tokens : tuple of int or None
         (input, output) in the log.
+    told : tuple of int or None
+        (input, output) that a client of another dialect is told; None is what the log says, 0 for unknown.
     cost_usd : float or None
         In the log.
     headers : dict of str to str or None
@@ -71,6 +74,7 @@ class Expected:
     ends: str = "well"
     outcome: str = "ok"
     tokens: tuple[int | None, int | None] = (12, 5)
+    told: tuple[int, int] | None = None
     cost_usd: float | None = 22e-6
     headers: dict[str, str | None] = field(default_factory=dict)
 
@@ -161,8 +165,9 @@ def _recorded(entry: dict[str, Any]) -> Recorded:
         for start in range(0, len(wire), size):
             steps += [wire[start : start + size], 0.0003]
     given = dict(entry.get("expect", {}))
-    if "tokens" in given:
-        given["tokens"] = tuple(given["tokens"])
+    for name in ("tokens", "told"):
+        if name in given:
+            given[name] = tuple(given[name])
     if isinstance(given.get("text"), list):
         given["text"] = b"".join(_bytes_of(piece)[1] for piece in given["text"]).decode()
     return Recorded(

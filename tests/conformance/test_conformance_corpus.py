@@ -215,7 +215,7 @@ def test_a_whole_answer_is_translated(recorded: Recorded, dialect: str, played: 
         assert heard.tokens == told(recorded)
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("dialect", ["messages", "responses"])
 @named(ERRORS)
 def test_an_error_is_translated(recorded: Recorded, dialect: str, played: Played) -> None:
     answer = played.ask(recorded, dialect, stream=False)
@@ -232,6 +232,8 @@ def test_an_error_is_translated(recorded: Recorded, dialect: str, played: Played
 
 def told(recorded: Recorded) -> tuple[int, int]:
     """Return the tokens that a client is told."""
+    if recorded.expect.told is not None:
+        return recorded.expect.told
     read, written = recorded.expect.tokens
     return read or 0, written or 0
 

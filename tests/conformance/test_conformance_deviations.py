@@ -256,7 +256,13 @@ def test_request_ids(path: str, status: int, gateway: Live, upstream: Misbehavin
 @shows("request-id")
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("GET", "/v1/models"), ("GET", "/healthz"), ("GET", "/nowhere"), ("PUT", "/v1/chat/completions"), ("GET", "/v1/messages")],
+    [
+        ("GET", "/v1/models"),
+        ("GET", "/healthz"),
+        ("GET", "/nowhere"),
+        ("PUT", "/v1/chat/completions"),
+        ("GET", "/v1/messages"),
+    ],
 )
 def test_every_answer_has_a_request_id(method: str, path: str, gateway: Live) -> None:
     assert gateway.client.request(method, path).headers["x-request-id"].startswith("req_")
@@ -381,13 +387,14 @@ def test_unknown_fields_go_upstream(path: str, gateway: Live, upstream: Misbehav
 def test_unknown_fields_within_messages_and_tools_go_upstream(live: Start, upstream: MisbehavingUpstream) -> None:
     messages = [
         {"role": "system", "content": "Be brief", "vendor": 1},
-        {"role": "user", "content": [{"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral"}}, {"type": "x"}]},
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral"}}, {"type": "x"}],
+        },
     ]
     tools = [{"type": "function", "function": {"name": "f", "parameters": {}, "vendor": 1}}, {"type": "vendor_tool"}]
     gateway = live("alpha", models={"alpha": {"capabilities": ["tools"]}})
-    answer = gateway.client.post(
-        "/v1/chat/completions", json={"model": "auto", "messages": messages, "tools": tools}
-    )
+    answer = gateway.client.post("/v1/chat/completions", json={"model": "auto", "messages": messages, "tools": tools})
     assert answer.status_code == 200
     assert upstream.exchanges[0].body == {"model": "alpha", "messages": messages, "tools": tools}
 
@@ -535,7 +542,9 @@ def test_the_next_model_answers_where_nothing_was_said_yet(
 @shows("rate-limit-fallback")
 @pytest.mark.parametrize("path", BODIES)
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-def test_a_rate_limit_goes_to_the_next_model(path: str, stream: bool, gateway: Live, upstream: MisbehavingUpstream) -> None:
+def test_a_rate_limit_goes_to_the_next_model(
+    path: str, stream: bool, gateway: Live, upstream: MisbehavingUpstream
+) -> None:
     upstream.behaviours["alpha"] = answering(429, retry_after="60")
     answer = gateway.client.post(path, json={"model": "auto", "stream": stream, **BODIES[path]})
     assert (answer.status_code, answer.headers["x-llmrouter-model"]) == (200, "beta")
@@ -588,6 +597,18 @@ def test_another_model_goes_on_after_an_error_event_too(gateway: Live, upstream:
     answer = gateway.chat(stream=True, llmrouter={"resume": True})
     assert asked(upstream) == ["alpha", "beta"]
     assert "overloaded" not in answer.text
+
+
+@pytest.mark.parametrize("beta", [503, 400])
+def test_an_error_event_is_shown_where_nobody_can_go_on(
+    beta: int, gateway: Live, upstream: MisbehavingUpstream
+) -> None:
+    fault = event({"error": {"message": "overloaded", "type": "x", "param": None, "code": 529}})
+    upstream.behaviours["alpha"] = streaming(event(chunk("Hello")), fault, pause=0.05)
+    upstream.behaviours["beta"] = answering(beta)
+    answer = gateway.chat(stream=True, llmrouter={"resume": True})
+    assert answer.content == event(chunk("Hello")) + fault
+    assert gateway.outcome(answer)["status"] == "partial"
 
 
 @shows("cooled-down")

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 # Found there already where the whole suite runs.
-_HELPERS = str(Path(__file__).parents[1] / "service")
-if _HELPERS not in sys.path:
-    sys.path.append(_HELPERS)
+for _folder in ("service", "service/limits"):
+    _helpers = str(Path(__file__).parents[1] / _folder)
+    if _helpers not in sys.path:
+        sys.path.append(_helpers)
 
 from contracts.misbehaving_upstream import MisbehavingUpstream  # noqa: E402
-from steady_upstream import SteadyUpstream  # noqa: E402
 from contracts.redis_server import RedisServer  # noqa: E402
 
 
@@ -29,7 +29,7 @@ def stack() -> Iterator[ExitStack]:
 @pytest.fixture
 def upstream() -> Iterator[MisbehavingUpstream]:
     """Return an upstream of this test alone."""
-    with SteadyUpstream() as upstream:
+    with MisbehavingUpstream() as upstream:
         yield upstream
 
 

@@ -19,7 +19,10 @@ from service.keys.authenticator import Authenticator
 from service.keys.settings import AuthSettings
 from service.keys.store import open_key_store
 from service.keys.token import digest_of, new_id, new_token
+from service.limits.settings import LimitsSettings
+from service.limits.subjects import Subjects
 from service.routes.admin import routes as admin_routes
+from service.settings import ServerSettings
 
 
 class Limiter:
@@ -42,7 +45,12 @@ class Site:
         self.authenticator = Authenticator(settings, open_key_store(settings)) if auth else None
         self.limiter = Limiter()
         app = FastAPI()
-        app.state.gateway = SimpleNamespace(authenticator=self.authenticator, limiter=self.limiter)
+        app.state.gateway = SimpleNamespace(
+            authenticator=self.authenticator,
+            limiter=self.limiter,
+            settings=SimpleNamespace(server=ServerSettings()),
+            shared=SimpleNamespace(subjects=Subjects(LimitsSettings())),
+        )
         errors.install(app)
         app.include_router(admin_routes)
         self.client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")

@@ -89,10 +89,11 @@ def test_every_problem_is_told(run: Callable[..., tuple[int, str, str]], config:
 def test_what_lies_beyond_the_file_is_checked_too(run: Callable[..., tuple[int, str, str]], config: Path) -> None:
     config.write_text(
         f"pool: [{{name: a, backend: scripted, {PRICE}}}]\n"
-        "router: {artifact: /no/such/artifact}\nserver: {host: 0.0.0.0}\n"
+        "router: {artifact: /no/such/artifact}\nserver: {host: 0.0.0.0, workers: 2}\nlimits: {gateway: {rpm: 5}}\n"
     )
     status, _, err = run("check", "--config", config)
     assert status == 1
+    assert "problem: server.workers" in err
     assert "problem: router.artifact" in err
     assert "problem: server.host" in err
 

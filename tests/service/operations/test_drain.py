@@ -37,7 +37,9 @@ class Running:
         self.asked = 0
         self.listener = socket.create_server(("127.0.0.1", 0))
         protocol = type("Protocol", (Heeding,), {})
-        self.server = uvicorn.Server(uvicorn.Config(self._app, http=protocol, lifespan="off", log_level="error"))
+        self.server = uvicorn.Server(
+            uvicorn.Config(self._app, http=protocol, interface="asgi3", lifespan="off", log_level="error")
+        )
 
     async def _app(self, scope, receive, send) -> None:
         self.asked += 1
@@ -105,7 +107,7 @@ async def test_connections_that_the_system_had_accepted_are_served() -> None:
         for _ in range(20):
             client = socket.create_connection(one.address)
             client.sendall(REQUEST)
-            client.setblocking(False)
+            client.settimeout(0)
             clients.append(client)
         ending = asyncio.create_task(one.linger(20.0))
         for client in clients:

@@ -174,6 +174,16 @@ async def test_keys_cannot_be_turned_off_while_others_reach_the_gateway(tmp_path
     assert bench.gateway is bench.first
 
 
+async def test_limits_that_several_workers_cannot_keep_are_refused(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.write("first", "server: {workers: 2}\n")
+    bench.first.settings = load_settings(bench.file)
+    bench.write("second", "server: {workers: 2}\nlimits: {gateway: {rpm: 5}}\n")
+    result = await bench.reloader().reload()
+    assert "server.workers" in result.error
+    assert bench.gateway is bench.first
+
+
 async def test_old_states_are_closed_in_their_order(bench: Bench) -> None:
     reloader = bench.reloader()
     states = [bench.first]

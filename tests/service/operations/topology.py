@@ -53,6 +53,7 @@ class Topology:
 
     def __init__(self, folder: Path, upstream_url: str) -> None:
         self.folder = folder
+        self.configuration = folder / "etc"
         self.services = composition()["services"]
         self.ports = {name: free_port() for name in (*GATEWAYS, "balancer", "redis")}
         self.url = f"http://127.0.0.1:{self.ports['balancer']}"
@@ -69,6 +70,7 @@ class Topology:
 
     def __enter__(self) -> Topology:
         try:
+            self._copy_configuration()
             self._start_redis()
             for name in GATEWAYS:
                 self.start_gateway(name)
@@ -143,8 +145,20 @@ class Topology:
         for volume in self.services[GATEWAYS[0]]["volumes"]:
             host, _, inside = volume.removesuffix(":ro").partition(":")
             if host.startswith("./") and word.startswith(inside):
-                return str(ROOT / host) + word.removeprefix(inside)
+                assert ROOT / host == DEPLOY
+                return str(self.configuration) + word.removeprefix(inside)
         return word
+
+    def _copy_configuration(self) -> None:
+        """Copy the folder of the gateways' configuration, with patience for a Redis on a machine that tests keep busy.
+
+        A gateway that has just started knows no key, and refuses those that it cannot look up in time.
+        """
+        shutil.copytree(DEPLOY, self.configuration)
+        file = self.configuration / "gateway.yaml"
+        tree = yaml.safe_load(file.read_text())
+        tree["redis"]["timeout_s"] = 5.0
+        file.write_text(yaml.safe_dump(tree))
 
     def _start_redis(self) -> None:
         command = self.services["redis"]["command"]
