@@ -9,7 +9,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL_TORCH = $(PIP) install --quiet "$(TORCH)" $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 
-.PHONY: help run demo test check soak bench lock setup setup-dev clean
+.PHONY: help run demo test check soak bench bench-gateway lock setup setup-dev clean
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -33,6 +33,9 @@ soak: setup-dev  ## long trials: kill loops and fuzzing (minutes)
 
 bench: setup-dev  ## score the routers on the data in LLMROUTER_DATA (or on the shipped pocket outcomes)
 	@exec $(BIN)/python -m benchmarks.quality
+
+bench-gateway: setup-dev  ## load the gateway and its peers (three quarters of an hour; installs the peers)
+	@exec $(BIN)/python -m benchmarks.gateway
 
 lock:  ## renew the pinned requirements (needs uv)
 	@requirements/compile

@@ -17,7 +17,7 @@ import aiohttp
 import psutil
 import pytest
 from contracts.misbehaving_upstream import USAGE, Exchange, MisbehavingUpstream, chunk, completion, event, usage_chunk
-from crowd import new_session, pieces, text_of, whole
+from crowd import new_session, pieces, whole
 from fault_gateway import NO_BREAKER, eventually, pool_of, start, tasks_of
 from live_gateway import PRICE, Live
 
@@ -48,7 +48,14 @@ DEEDS = {
     "talk nonsense": 1,
     "err in the middle": 1,
 }
+WITH_USAGE = ("answer", "answer late", "answer in crumbs")
 ODD_USAGE = ({"prompt_tokens": 1e300}, {"prompt_tokens": -5, "completion_tokens": "many"}, [], "none", {"x": {"y": [1]}})
+
+
+def question_of(exchange: Exchange) -> str:
+    """Return what the client asked; a resumed answer has the gateway's own words after it."""
+    text: str = exchange.body["messages"][0]["content"]
+    return text
 
 
 @dataclass
@@ -74,21 +81,22 @@ class Chaos:
 
     async def __call__(self, exchange: Exchange) -> None:
         """Do it."""
-        text, model = text_of(exchange), exchange.body["model"]
+        text, model = question_of(exchange), exchange.body["model"]
         deed = self.deed_of(text, model)
         if deed == "answer late":
             await exchange.pause(0.15)
         if deed.startswith("answer"):
             await self._answer(exchange, text, deed)
-            if deed in ("answer", "answer late", "answer in crumbs"):
-                self.completed.append((text, model))
         else:
             await getattr(self, deed.replace(" ", "_"))(exchange, text)
 
     async def _answer(self, exchange: Exchange, text: str, deed: str) -> None:
         stream = exchange.body.get("stream")
         odd = random.Random(text).choice(ODD_USAGE)
+        key = (text, exchange.body["model"])
         if not stream:
+            if deed in WITH_USAGE:
+                self.completed.append(key)
             changes = {"answer without usage": {"usage": None}, "answer with odd usage": {"usage": odd}}
             await exchange.answer(completion(text, **changes.get(deed, {})))
             return
@@ -100,7 +108,11 @@ class Chaos:
         elif deed == "answer in crumbs":
             raw = b"".join(parts)
             parts = [raw[i : i + 97] for i in range(0, len(raw), 97)]
-        await exchange.event_stream(parts, pause=0.01)
+        *before, last = parts
+        await exchange.event_stream(before, pause=0.01, end=False)
+        if deed in WITH_USAGE:
+            self.completed.append(key)
+        await exchange.chunks([last])
 
     async def fail(self, exchange: Exchange, _text: str) -> None:
         await exchange.answer(b'{"error": {"message": "down", "type": "server_error"}}', 500)
@@ -160,10 +172,10 @@ def usage_chunk_event() -> bytes:
 
 
 ENDPOINTS: dict[str, Any] = {
-    "/v1/chat/completions": lambda text: {"messages": [{"role": "user", "content": text}]},
-    "/v1/completions": lambda text: {"prompt": text},
-    "/v1/responses": lambda text: {"input": text},
-    "/v1/messages": lambda text: {"messages": [{"role": "user", "content": text}], "max_tokens": 50},
+    "/v1/chat/completions": lambda text: {"messages": [{"role": "user", "content": text}], "max_tokens": 5},
+    "/v1/completions": lambda text: {"prompt": text, "max_tokens": 5},
+    "/v1/responses": lambda text: {"input": text, "max_output_tokens": 5},
+    "/v1/messages": lambda text: {"messages": [{"role": "user", "content": text}], "max_tokens": 5},
 }
 
 
@@ -247,7 +259,7 @@ def check_outcomes(results: list[Result], outcomes: dict[str, Any], chaos: Chaos
     """Check what was recorded against what clients and upstreams saw."""
     asked = defaultdict(set)
     for exchange in upstream.exchanges:
-        asked[text_of(exchange)].add(exchange.body["model"])
+        asked[question_of(exchange)].add(exchange.body["model"])
     completed = dict(chaos.completed)
     assert len(completed) == len(chaos.completed), "two models answered one question to the end"
     # A question that reached an upstream was decided, and one that was decided is recorded.
@@ -272,9 +284,7 @@ def check_outcomes(results: list[Result], outcomes: dict[str, Any], chaos: Chaos
             assert outcome.served_by is None
             assert text not in completed or len(asked[text]) > 1
     answered = {text for text, outcome in outcomes.items() if outcome.status == "ok"}
-    with_usage = {
-        text for text in answered if chaos.deeds[text, outcomes[text].served_by] in ("answer", "answer late", "answer in crumbs")
-    }
+    with_usage = {text for text in answered if chaos.deeds[text, outcomes[text].served_by] in WITH_USAGE}
     stayed = {result.text for result in results if result.stayed}
     assert with_usage <= set(completed)
     assert set(completed) & stayed <= answered, "what an upstream completed for a client that stayed is recorded so"
@@ -318,11 +328,10 @@ async def test_upstreams_and_log_agree_to_the_last_answer(
     """Where no client leaves, what upstreams completed and what the log calls ok is the same."""
     _, results, outcomes, chaos = await run(7, stack, tmp_path, upstream, may_leave=False)
     check_outcomes(results, outcomes, chaos, upstream)
-    whole_deeds = ("answer", "answer late", "answer in crumbs")
     recorded = {
         (text, outcome.served_by)
         for text, outcome in outcomes.items()
-        if outcome.status == "ok" and chaos.deeds[text, outcome.served_by] in whole_deeds
+        if outcome.status == "ok" and chaos.deeds[text, outcome.served_by] in WITH_USAGE
     }
     assert recorded == set(chaos.completed)
     assert len(outcomes) == len(results)
@@ -340,6 +349,7 @@ async def test_chaos_within_limits(stack: ExitStack, tmp_path: Path, upstream: M
     assert known <= usage["spent_usd"] + 1e-9, "what was used is charged"
     assert usage["spent_usd"] <= budget + AT_ONCE * COST_USD
     assert 429 in {result.status for result in results}
+    assert len(chaos.completed) > 10
 
 
 async def test_chaos_with_hedging_and_resuming(stack: ExitStack, tmp_path: Path, upstream: MisbehavingUpstream) -> None:
@@ -347,7 +357,7 @@ async def test_chaos_with_hedging_and_resuming(stack: ExitStack, tmp_path: Path,
     hedge = {"enabled": True, "after": "p50", "min_wait_s": 0.01, "max_share": 1.0}
     resilience = {**NO_BREAKER, "hedge": hedge, "fallback_after_first_token": True}
     gateway, results, outcomes, chaos = await run(11, stack, tmp_path, upstream, resilience=resilience)
-    assert {text_of(exchange) for exchange in upstream.exchanges} <= set(outcomes)
+    assert {question_of(exchange) for exchange in upstream.exchanges} <= set(outcomes)
     for result in results:
         if result.stayed and result.status == 200:
             assert outcomes[result.text].status in ("ok", "partial")

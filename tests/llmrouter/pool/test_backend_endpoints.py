@@ -11,7 +11,7 @@ import pytest
 from contracts.backend_kit import read
 from contracts.misbehaving_upstream import Exchange, MisbehavingUpstream, event
 
-from llmrouter.exceptions import BackendError, BackendStatusError, BackendStreamError
+from llmrouter.exceptions import BackendError, BackendStatusError, BackendStreamError, BackendTimeoutError
 from llmrouter.pool import (
     COMPLETIONS,
     DONE,
@@ -174,19 +174,83 @@ async def test_a_response_ends_in_its_own_event(end: str, openai: OpenAIBackend,
     assert b"".join(found.raw for found in await read(stream)) == b"".join(pieces)
 
 
-@pytest.mark.parametrize(
-    "pieces", [[CREATED, DELTA], [response_event("response.in_progress", response=RESPONSE)]], ids=["delta", "begun"]
-)
-async def test_a_response_that_just_ends_is_broken(
-    pieces: list[bytes], openai: OpenAIBackend, upstream: MisbehavingUpstream
-) -> None:
+async def test_a_response_that_just_ends_is_broken(openai: OpenAIBackend, upstream: MisbehavingUpstream) -> None:
     async def early_end(exchange: Exchange) -> None:
-        await exchange.event_stream(pieces)
+        await exchange.event_stream([CREATED, DELTA])
 
     upstream.behaviours["up"] = early_end
     stream = await openai.stream({**BODIES[RESPONSES], "stream": True}, timeouts=Timeouts(), endpoint=RESPONSES)
     with pytest.raises(BackendStreamError, match="middle of an answer"):
         await read(stream)
+
+
+@pytest.mark.parametrize("end", ["end", "silence", "response.failed"])
+async def test_a_response_that_says_nothing_may_fall_back(
+    end: str, openai: OpenAIBackend, upstream: MisbehavingUpstream
+) -> None:
+    started = [
+        CREATED,
+        response_event("response.in_progress", response=RESPONSE),
+        response_event("response.output_item.added", item={"type": "reasoning", "id": "rs_1"}),
+    ]
+    failed = [response_event(end, response={**RESPONSE, "error": None})] if end == "response.failed" else []
+
+    async def say_nothing(exchange: Exchange) -> None:
+        await exchange.event_stream([*started, *failed], pause=0.02, end=end != "silence")
+        if end == "silence":
+            await exchange.pause(30)
+
+    upstream.behaviours["up"] = say_nothing
+    with pytest.raises(BackendError) as caught:
+        await openai.stream(
+            {**BODIES[RESPONSES], "stream": True}, timeouts=Timeouts(first_byte_s=0.4), endpoint=RESPONSES
+        )
+    expected = {"end": BackendStreamError, "silence": BackendTimeoutError, "response.failed": BackendStatusError}
+    assert type(caught.value) is expected[end]
+
+
+async def test_a_response_that_calls_a_tool_has_begun(openai: OpenAIBackend, upstream: MisbehavingUpstream) -> None:
+    """A search may take long: only the pause between two events is limited from then on."""
+    called = [CREATED, response_event("response.output_item.added", item={"type": "web_search_call", "id": "ws_1"})]
+
+    async def search(exchange: Exchange) -> None:
+        await exchange.event_stream(called, end=False)
+        await exchange.pause(0.4)
+        await exchange.chunks([DELTA, COMPLETED])
+
+    upstream.behaviours["up"] = search
+    stream = await openai.stream(
+        {**BODIES[RESPONSES], "stream": True}, timeouts=Timeouts(first_byte_s=0.2), endpoint=RESPONSES
+    )
+    assert b"".join(found.raw for found in await read(stream)) == b"".join([*called, DELTA, COMPLETED])
+
+
+@pytest.mark.parametrize(
+    ("first", "said"),
+    [
+        (response_event("error", code="rate_limit_exceeded", message="slow down", param="p"), ("slow down", "p")),
+        (
+            response_event(
+                "response.failed", response={**RESPONSE, "error": {"code": "rate_limit_exceeded", "message": "no"}}
+            ),
+            ("no", None),
+        ),
+    ],
+    ids=["error", "failed"],
+)
+async def test_an_error_event_becomes_an_error_object(
+    first: bytes, said: tuple[str, str | None], openai: OpenAIBackend, upstream: MisbehavingUpstream
+) -> None:
+    async def fail(exchange: Exchange) -> None:
+        await exchange.event_stream([CREATED, first])
+
+    upstream.behaviours["up"] = fail
+    with pytest.raises(BackendStatusError) as caught:
+        await openai.stream({**BODIES[RESPONSES], "stream": True}, timeouts=Timeouts(), endpoint=RESPONSES)
+    message, param = said
+    error = {"message": message, "type": "upstream_error", "param": param, "code": "rate_limit_exceeded"}
+    assert json.loads(caught.value.body) == {"error": error}
+    assert caught.value.status == 429
 
 
 @pytest.mark.parametrize(
@@ -230,6 +294,18 @@ async def test_an_error_under_status_200_is_one(
     with pytest.raises(BackendStatusError) as caught:
         await openai.complete(BODIES[endpoint], timeouts=Timeouts(), endpoint=endpoint)
     assert caught.value.status in (502, 503)
+
+
+@pytest.mark.parametrize("endpoint", [COMPLETIONS, EMBEDDINGS])
+async def test_what_is_no_answer_under_status_200(
+    endpoint: str, openai: OpenAIBackend, upstream: MisbehavingUpstream
+) -> None:
+    async def page(exchange: Exchange) -> None:
+        await exchange.answer(b"<html>Please log in</html>", content_type="text/html")
+
+    upstream.behaviours["up"] = page
+    with pytest.raises(BackendStreamError, match="no answer"):
+        await openai.complete(BODIES[endpoint], timeouts=Timeouts(), endpoint=endpoint)
 
 
 # LiteLLM

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -24,6 +25,7 @@ from llmrouter.exceptions import (
     MissingExtraError,
 )
 from llmrouter.pool import FailureKind, LiteLLMBackend, Timeouts, failure_kind
+from llmrouter.pool._litellm_wire import litellm_module, translated
 
 MODEL = "gpt-4o-mini"
 
@@ -154,3 +156,125 @@ async def test_a_stream_that_breaks_off(upstream: MisbehavingUpstream) -> None:
     backend = LiteLLMBackend("pool-a", model="openai/up", base_url=upstream.base_url, api_key="sk-1")
     with pytest.raises(BackendStreamError):
         await read(await backend.stream({**BODY, "stream": True}, timeouts=Timeouts()))
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 422, 429, 500, 502, 503, 529])
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+async def test_an_error_keeps_code_type_param_and_advice(
+    provider: str, status: int, upstream: MisbehavingUpstream
+) -> None:
+    said = {"message": "As the provider puts it.", "type": "its_type", "param": "p", "code": "its_code"}
+
+    async def refuse(exchange: Exchange) -> None:
+        headers = {"retry_after": "7", "x_should_retry": "false", "x_request_id": "req_theirs", "server": "x"}
+        await exchange.answer(json.dumps({"error": said}).encode(), status, x_ratelimit_limit_requests="9", **headers)
+
+    upstream.behaviours["up"] = refuse
+    base_url = upstream.base_url if provider == "openai" else upstream.base_url.removesuffix("/v1")
+    backend = LiteLLMBackend("pool-a", model=f"{provider}/up", base_url=base_url, api_key="sk-1")
+    for call in (backend.complete(BODY, timeouts=Timeouts()), backend.stream(BODY, timeouts=Timeouts())):
+        with pytest.raises(BackendStatusError) as caught:
+            await call
+        assert json.loads(caught.value.body) == {"error": said}
+        assert caught.value.headers == {
+            "retry-after": "7",
+            "x-should-retry": "false",
+            "x-request-id": "req_theirs",
+            "x-ratelimit-limit-requests": "9",
+        }
+
+
+def mapped(message: str, **attributes: Any) -> BackendError:
+    """Return what becomes of an error of LiteLLM's."""
+    error = litellm_module().InternalServerError(message=message, model="m", llm_provider="openai")
+    for name, value in attributes.items():
+        setattr(error, name, value)
+    return translated(error, "pool-a")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "InternalServerError: OpenAIException - It broke.",
+        "OpenAIException - It broke.",
+        "AnthropicException BadGatewayError - It broke.",
+        "It broke.",
+    ],
+)
+def test_an_errors_message_is_the_providers(message: str) -> None:
+    error = mapped(message)
+    assert isinstance(error, BackendStatusError)
+    assert json.loads(error.body)["error"]["message"] == "It broke."
+
+
+def test_odd_errors_are_read_without_trust() -> None:
+    for message in ("{", "}{", '{"error": []}', '{"error": {"message": 1}}', "{'error': {'message': 'x'}}"):
+        error = mapped(message, litellm_response_headers={"retry-after": 7, b"x": None})
+        assert isinstance(error, BackendStatusError)
+        assert json.loads(error.body)["error"]["message"] == message
+        assert error.headers == {"retry-after": "7"}
+
+
+def test_an_error_takes_no_words_from_the_call_before_it() -> None:
+    said = {"message": "of another call"}
+    first = litellm_module().InternalServerError(message="first", model="m", llm_provider="openai")
+    first.body = said
+    try:
+        try:
+            raise BackendStreamError("pool-a: broke off") from first
+        except BackendStreamError:
+            raise litellm_module().InternalServerError(message="second", model="m", llm_provider="openai") from None
+    except Exception as error:
+        failed = translated(error, "pool-a")
+    assert isinstance(failed, BackendStatusError)
+    assert json.loads(failed.body)["error"]["message"] == "second"
+
+
+async def test_a_prompt_that_is_too_long_is_known_by_any_providers_words() -> None:
+    said = '{"error": {"code": 400, "message": "more than fits", "status": "INVALID_ARGUMENT"}}'
+    error = litellm_module().ContextWindowExceededError(message=said, model="m", llm_provider="vertex_ai")
+    assert failure_kind(translated(error, "pool-a")) is FailureKind.LARGER
+
+
+async def role_first(exchange: Exchange) -> None:
+    role = chunk(choices=[{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}])
+    await exchange.event_stream([event(role)], end=False)
+    await exchange.pause(0.1)
+    if exchange.body["messages"][0]["content"] == "silence":
+        await exchange.pause(30)
+    await exchange.chunks(ordinary_stream())
+
+
+async def test_an_empty_chunk_is_no_first_token(upstream: MisbehavingUpstream) -> None:
+    upstream.behaviours["up"] = role_first
+    backend = LiteLLMBackend("pool-a", model="openai/up", base_url=upstream.base_url, api_key="sk-1")
+    usage: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
+    stream = await backend.stream({**BODY, **usage}, timeouts=Timeouts())
+    assert stream.observer.content_seen
+    events = await read(stream)
+    said = [json.loads(one.data)["choices"] for one in events[:-1] if one.data]
+    assert "".join(choice["delta"].get("content") or "" for choices in said for choice in choices) == "Hello there"
+    assert [one.usage_only for one in events] == [*[False] * (len(events) - 2), True, False]
+    assert stream.observer.done
+    assert stream.observer.usage.output_tokens == 5
+    silent = {"messages": [{"role": "user", "content": "silence"}], "stream": True}
+    with pytest.raises(BackendTimeoutError, match="first_byte_s"):
+        await backend.stream(silent, timeouts=Timeouts(first_byte_s=1.0))
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_tools_are_passed_on(stream: bool, upstream: MisbehavingUpstream) -> None:
+    async def ordinary(exchange: Exchange) -> None:
+        await (exchange.event_stream(ordinary_stream()) if stream else exchange.answer(completion()))
+
+    upstream.behaviours["up"] = ordinary
+    backend = LiteLLMBackend("pool-a", model="openai/up", base_url=upstream.base_url, api_key="sk-1")
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
+    body = {**BODY, "tools": tools, "stream": stream}
+    if stream:
+        await read(await backend.stream(body, timeouts=Timeouts()))
+    else:
+        await backend.complete(body, timeouts=Timeouts())
+    (asked,) = upstream.exchanges
+    assert asked.body["tools"] == tools
+    assert not [name for name in asked.body if "mcp" in name]

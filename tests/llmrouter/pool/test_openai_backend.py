@@ -26,7 +26,7 @@ from llmrouter.exceptions import (
     BackendStreamError,
     BackendTimeoutError,
 )
-from llmrouter.pool import HTTPSessions, OpenAIBackend, Timeouts
+from llmrouter.pool import HTTPSessions, OpenAIBackend, StreamObserver, Timeouts
 
 STREAM_BODY = {**BODY, "stream": True}
 DEFAULT_TIMEOUTS = Timeouts()
@@ -263,6 +263,40 @@ async def test_a_stale_connection_is_replaced(upstream: MisbehavingUpstream, bac
     assert len(upstream.exchanges) == 3
 
 
+async def test_the_second_try_goes_over_a_connection_of_its_own(
+    upstream: MisbehavingUpstream, backend: OpenAIBackend
+) -> None:
+    """All kept connections may have died together."""
+    used: set[int] = set()
+    together = 4
+
+    async def once_a_connection(exchange: Exchange) -> None:
+        if id(exchange.writer) in used:
+            exchange.reset()
+            raise ConnectionError
+        used.add(id(exchange.writer))
+        await exchange.pause(0.1)  # so that each call needs its own
+        await exchange.answer(completion())
+
+    behave(upstream, once_a_connection)
+    for _ in range(2):
+        answers = await asyncio.gather(*(backend.complete(BODY, timeouts=Timeouts()) for _ in range(together)))
+        assert [answer.body for answer in answers] == [completion()] * together
+    assert len(upstream.exchanges) == 3 * together
+
+
+@pytest.mark.parametrize("body", [b"<html>Please log in</html>", b"", b"[]", b'{"detail": "Not Found"}'])
+async def test_what_is_no_answer_under_status_200(
+    body: bytes, upstream: MisbehavingUpstream, backend: OpenAIBackend
+) -> None:
+    async def page(exchange: Exchange) -> None:
+        await exchange.answer(body)
+
+    behave(upstream, page)
+    with pytest.raises(BackendStreamError, match="no answer"):
+        await backend.complete(BODY, timeouts=Timeouts())
+
+
 async def test_it_does_not_speak_http(upstream: MisbehavingUpstream, backend: OpenAIBackend) -> None:
     async def smtp(exchange: Exchange) -> None:
         exchange.writer.write(b"220 mail.example ESMTP\r\n\r\n")
@@ -446,8 +480,117 @@ async def test_a_stream_that_ends_before_it_began(upstream: MisbehavingUpstream,
         await exchange.event_stream([b": hello\n\n"])
 
     behave(upstream, nothing)
-    with pytest.raises(BackendStreamError, match="before its first event"):
+    with pytest.raises(BackendStreamError, match="before its first token"):
         await backend.stream(STREAM_BODY, timeouts=Timeouts())
+
+
+# Between an empty first chunk and the first token
+
+ROLE = event(chunk(choices=[{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]))
+
+
+async def end_after_role(exchange: Exchange) -> None:
+    await exchange.event_stream([ROLE])
+
+
+async def end_within_the_second(exchange: Exchange) -> None:
+    await exchange.event_stream([ROLE, b'data: {"choices": [{"del'])
+
+
+async def reset_after_role(exchange: Exchange) -> None:
+    await exchange.event_stream([ROLE], end=False)
+    await asyncio.sleep(0.05)
+    exchange.reset()
+
+
+async def error_after_role(exchange: Exchange) -> None:
+    await exchange.event_stream([ROLE, event({"error": {"message": "overloaded"}})], pause=0.03)
+
+
+async def error_without_blank_line(exchange: Exchange) -> None:
+    await exchange.event_stream([ROLE, event({"error": {"message": "overloaded"}}).rstrip()], pause=0.03)
+
+
+async def silence_after_role(exchange: Exchange) -> None:
+    await exchange.event_stream([ROLE], end=False)
+    await exchange.pause(SLOW)
+
+
+async def keep_alives_after_role(exchange: Exchange) -> None:
+    await exchange.event_stream([ROLE, *[b": wait\n\n"] * 500], pause=0.02)
+
+
+async def empty_chunks_without_end(exchange: Exchange) -> None:
+    await exchange.event_stream([ROLE] * 500, pause=0.02)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "error"),
+    [
+        (end_after_role, BackendStreamError),
+        (end_within_the_second, BackendStreamError),
+        (reset_after_role, BackendStreamError),
+        (error_after_role, BackendStatusError),
+        (error_without_blank_line, BackendStatusError),
+        (silence_after_role, BackendTimeoutError),
+        (keep_alives_after_role, BackendTimeoutError),
+        (empty_chunks_without_end, BackendTimeoutError),
+    ],
+)
+async def test_an_empty_chunk_is_no_first_token(
+    behaviour: object, error: type[BackendError], upstream: MisbehavingUpstream, backend: OpenAIBackend
+) -> None:
+    behave(upstream, behaviour)
+    with pytest.raises(error):
+        await backend.stream(STREAM_BODY, timeouts=Timeouts(first_byte_s=0.4))
+
+
+EMPTY_ANSWERS = {
+    "finish": [ROLE, event(finish_chunk()), event(usage_chunk()), event("[DONE]")],
+    "no finish": [ROLE, event("[DONE]")],
+    "no blank line": [ROLE, b"data: [DONE]"],
+    "no [DONE], no blank line": [ROLE, event(finish_chunk()).rstrip()],
+    "no JSON": [ROLE, b"data: hello\n\n", event("[DONE]")],
+    "keep-alives": [b": a\n\n", ROLE, b": b\n\n", event(chunk("a")), event("[DONE]")],
+}
+
+
+@pytest.mark.parametrize("name", EMPTY_ANSWERS)
+async def test_what_came_before_the_first_token_is_relayed_and_observed_once(
+    name: str, upstream: MisbehavingUpstream, backend: OpenAIBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    observed: list[bytes] = []
+    really = StreamObserver.observe
+
+    def observe(self: StreamObserver, data: bytes) -> bool:
+        observed.append(data)
+        return really(self, data)
+
+    monkeypatch.setattr(StreamObserver, "observe", observe)
+    pieces = EMPTY_ANSWERS[name]
+
+    async def send(exchange: Exchange) -> None:
+        await exchange.event_stream(pieces, pause=0.02)
+
+    behave(upstream, send)
+    stream = await backend.stream(STREAM_BODY, timeouts=Timeouts())
+    events = await read(stream)
+    assert b"".join(found.raw for found in events) == b"".join(pieces)
+    assert observed == [found.data for found in events if found.data is not None]
+    assert [found.usage_only for found in events] == [found.raw == event(usage_chunk()) for found in events]
+
+
+async def test_the_first_token_is_there_when_the_stream_is(
+    upstream: MisbehavingUpstream, backend: OpenAIBackend
+) -> None:
+    async def think(exchange: Exchange) -> None:
+        await exchange.event_stream([ROLE, ROLE, *ordinary_stream()], pause=0.05)
+
+    behave(upstream, think)
+    stream = await backend.stream(STREAM_BODY, timeouts=Timeouts())
+    assert stream.observer.content_seen
+    assert not stream.observer.finished
+    await stream.aclose()
 
 
 @pytest.mark.parametrize(
@@ -480,6 +623,9 @@ async def test_answers_without_bounds_are_refused(upstream: MisbehavingUpstream)
     async def flood(exchange: Exchange) -> None:
         if exchange.body.get("stream"):
             exchange.head(200, content_type="text/event-stream", transfer_encoding="chunked")
+            if exchange.body["stream"] == "role":
+                while True:
+                    await exchange.chunks([ROLE] * 50, end=False)
             await exchange.chunks([b"data: "], end=False)
         else:
             exchange.head(200, content_type="application/json", transfer_encoding="chunked")
@@ -490,8 +636,9 @@ async def test_answers_without_bounds_are_refused(upstream: MisbehavingUpstream)
     backend = OpenAIBackend("a", model="up", base_url=upstream.base_url, max_response_bytes=50_000)
     with pytest.raises(BackendStreamError, match="50000 bytes"):
         await backend.complete(BODY, timeouts=Timeouts())
-    with pytest.raises(BackendStreamError, match="50000 bytes"):
-        await backend.stream(STREAM_BODY, timeouts=Timeouts())
+    for body in (STREAM_BODY, {**BODY, "stream": "role"}):
+        with pytest.raises(BackendStreamError, match="50000 bytes"):
+            await backend.stream(body, timeouts=Timeouts())
     await backend.aclose()
 
 

@@ -106,7 +106,7 @@ def test_comments_and_other_fields_have_no_data() -> None:
 
 def test_a_byte_order_mark_is_relayed_but_not_data() -> None:
     (found,) = split([b"\xef\xbb\xbfdata: x\n\n"])
-    assert found == (b"\xef\xbb\xbfdata: x\n\n", b"x")
+    assert (found.raw, found.data) == (b"\xef\xbb\xbfdata: x\n\n", b"x")
 
 
 def test_a_line_of_a_megabyte_in_small_pieces() -> None:

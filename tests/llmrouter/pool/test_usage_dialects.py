@@ -177,6 +177,48 @@ def test_a_stream_of_the_responses_api() -> None:
     assert observer.usage == Usage(3, 2)
 
 
+EMPTY: dict[str, bytes] = {
+    "role": b'{"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}',
+    "filter results": b'{"choices":[],"prompt_filter_results":[]}',
+    "legacy": b'{"choices":[{"text":"","index":0,"finish_reason":null}]}',
+    "created": event("response.created", response=RESPONSE),
+    "in progress": event("response.in_progress", response=RESPONSE),
+    "message": event("response.output_item.added", item={"type": "message", "content": []}),
+    "part": event("response.content_part.added", part={"type": "output_text", "text": ""}),
+    "blank": b" ",
+}
+BEGINNINGS: dict[str, bytes] = {
+    "text": b'{"choices":[{"index":0,"delta":{"content":"a"}}]}',
+    "tool": b'{"choices":[{"index":0,"delta":{"tool_calls":[{"index":0}]}}]}',
+    "finish": b'{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}',
+    "done": b"[DONE]",
+    "delta": event("response.output_text.delta", delta="a"),
+    "call": event("response.output_item.added", item={"type": "function_call", "name": "f"}),
+    "odd item": event("response.output_item.added", item={"type": {}}),
+    "searching": event("response.web_search_call.searching"),
+    "completed": event("response.completed", response=RESPONSE),
+    "no JSON": b"hello",
+    "no object": b"[]",
+    "no choices": b'{"text":"a"}',
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_what_says_nothing_is_no_beginning(name: str) -> None:
+    observer = StreamObserver()
+    observer.observe(EMPTY[name])
+    assert not observer.begun
+
+
+@pytest.mark.parametrize("name", BEGINNINGS)
+def test_what_is_a_beginning(name: str) -> None:
+    observer = StreamObserver()
+    for data in (*EMPTY.values(), BEGINNINGS[name]):
+        assert not observer.begun
+        observer.observe(data)
+    assert observer.begun
+
+
 @pytest.mark.parametrize("kind", ["response.function_call_arguments.delta", "response.reasoning_summary_text.delta"])
 def test_deltas_of_any_kind_are_content(kind: str) -> None:
     observer = StreamObserver()
