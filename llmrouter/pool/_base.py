@@ -22,8 +22,8 @@ class Timeouts:
     connect_s : float
         Until the connection stands.
     first_byte_s : float
-        From sending until the first token of a stream; keep-alives and empty chunks are none. An answer that is not streamed comes in one piece when all of
-        it is thought out, so only `total_s` limits the wait for that.
+        From sending until the first token of a stream; keep-alives and empty chunks are none. An answer that is not
+        streamed comes in one piece when all of it is thought out, so only `total_s` limits the wait for that.
     between_chunks_s : float
         Between two pieces of an answer.
     total_s : float

@@ -71,18 +71,18 @@ class OpenAIStream:
         if self._response.content_type == "application/json":
             raise await self._not_a_stream()
         held_bytes = 0
-        while not self.observer.begun:
+        begun = False
+        while not begun:
             events = await self._next(first=True)
             if events is None:
                 rest = self._splitter.flush()
-                self._hold([] if rest is None else [rest])
-                if not self.observer.begun:
+                if not self._hold([] if rest is None else [rest]):
                     raise self._broken("ended before its first token")
                 self._check_end(rest)
                 return
-            self._hold(events)
+            begun = self._hold(events)
             held_bytes += sum(len(event.raw) for event in events)
-            if held_bytes > self._max_event_bytes:
+            if not begun and held_bytes > self._max_event_bytes:
                 raise self._broken(f"is refused: {self._max_event_bytes} bytes, and no token among them")
 
     async def __aiter__(self) -> AsyncIterator[Sequence[ServerSentEvent]]:
@@ -117,12 +117,19 @@ class OpenAIStream:
     def _observe(self, event: ServerSentEvent) -> bool:
         return event.data is not None and self.observer.observe(event.data)
 
-    def _hold(self, events: Sequence[ServerSentEvent]) -> None:
-        """Observe events that nobody has seen yet, and keep them for the first batch."""
+    def _hold(self, events: Sequence[ServerSentEvent]) -> bool:
+        """Observe events and keep them for the first batch; return whether the answer has begun with them.
+
+        Raises
+        ------
+        BackendStatusError
+            If one of them is an error.
+        """
         for event in events:
             self._first.append(event._replace(usage_only=True) if self._observe(event) else event)
             if event.data is not None and (error := self.observer.error):
                 raise error_object_error(error, _error_body(error, event.data), self._limits.name)
+        return self.observer.begun
 
     async def _next(self, *, first: bool = False) -> list[ServerSentEvent] | None:
         """Return the events that the next piece completes (maybe none), or None at the end."""

@@ -107,7 +107,7 @@ def test_stop_under_load(workers: int, reuse: bool, tmp_path: Path, upstream: Mi
     kinds = check_accounts(answers, tmp_path)
     assert kinds["right"] > CLIENTS
     assert took < 5, "it waits for no more than what is under way"
-    print(dict(kinds), f"{took:.2f} s")
+    print(dict(kinds), Counter(a.trouble for a in answers), f"{took:.2f} s")
 
 
 def edit(config: Path, **sections: Any) -> None:

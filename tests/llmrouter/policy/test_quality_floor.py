@@ -8,7 +8,7 @@ from scipy import stats
 
 from llmrouter.exceptions import ConfigError, QualityFloorError
 from llmrouter.policy import Calibration, FloorCalibrator, QualityFloorPolicy, TrainingFacts
-from llmrouter.policy._learn_then_test import WEIGHTS
+from llmrouter.policy._learn_then_test import FLOOR_STEP, WEIGHTS
 from llmrouter.types import Preference, RoutingRequest
 from tests.contracts.policy_kit import FACTS, candidates_of, estimates_of
 
@@ -174,3 +174,9 @@ def test_floors_are_rounded_up_and_remembered():
 def test_bad_settings(arguments):
     with pytest.raises(ConfigError, match=next(iter(arguments))):
         QualityFloorPolicy(**arguments)
+
+
+@pytest.mark.parametrize("floor", [5e-324, 1e-9, FLOOR_STEP])
+def test_a_tiny_floor_is_the_smallest_step(floor):
+    quality, expected = draw(np.random.default_rng(3), 200)
+    assert FloorCalibrator(facts_of(quality, expected)).certificate(floor).floor == FLOOR_STEP

@@ -24,6 +24,21 @@ USAGE = {
     "prompt_tokens_details": {"cached_tokens": 12},
     "completion_tokens_details": {"reasoning_tokens": 3},
 }
+USAGE_PLACES = {
+    "top": {"usage": USAGE},
+    "x_groq": {"x_groq": {"id": "req_1", "usage": USAGE}},
+    "choice": {
+        "choices": [{"index": 0, "delta": {}, "message": {"content": "a"}, "finish_reason": "stop", "usage": USAGE}]
+    },
+}
+"""Where upstreams put the usage of an answer, or of the last chunk of one."""
+BESIDE = {
+    "prompt_tokens": 12,
+    "completion_tokens": 5,
+    "total_tokens": 1017,
+    "completion_tokens_details": {"reasoning_tokens": 1000},
+}
+"""Usage of an upstream that counts reasoning beside the completion."""
 TOOL_CALLS = [
     {"id": "call_a", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Paris"}'}},
     {"id": "call_b", "type": "function", "function": {"name": "clock", "arguments": '{"zone": "CET", "n": [1, 2]}'}},

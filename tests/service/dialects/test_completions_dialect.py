@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import openai
 import pytest
-from dialect_samples import REQUEST_ID, USAGE, Upstream, chat_answer, chunk, events_of, run, text_chunks
+from dialect_samples import REQUEST_ID, USAGE, USAGE_PLACES, Upstream, chat_answer, chunk, events_of, run, text_chunks
 from openai.types import Completion
 
 from service.dialects import CompletionsDialect
@@ -120,6 +120,15 @@ def test_usage_comes_in_a_chunk_of_its_own_where_it_was_asked_for():
         events = events_of(run(DIALECT.stream(asked, request_id=REQUEST_ID), chunks))
         assert [event["usage"] for event in events] == [None, None, USAGE]
         assert events[-1]["choices"] == []
+
+
+@pytest.mark.parametrize("place", USAGE_PLACES)
+def test_usage_is_found_wherever_it_is(place):
+    assert answer({**chat_answer(usage=None), **USAGE_PLACES[place]})["usage"] == USAGE
+    asked = {**ASK, "stream": True, "stream_options": {"include_usage": True}}
+    chunks = [chunk({"content": "a"}), {**chunk({}, finish_reason="stop"), **USAGE_PLACES[place]}]
+    events = events_of(run(DIALECT.stream(asked, request_id=REQUEST_ID), chunks))
+    assert [event["usage"] for event in events] == [None, None, USAGE]
 
 
 def test_stream_echoes_once_and_counts_on():

@@ -8,9 +8,11 @@ import anthropic
 import pytest
 from anthropic.types import Message
 from dialect_samples import (
+    BESIDE,
     REQUEST_ID,
     TOOL_CALLS,
     USAGE,
+    USAGE_PLACES,
     Upstream,
     call_chunk,
     chat_answer,
@@ -149,6 +151,31 @@ def test_cache_writes_are_not_counted_as_input():
     details = {"cached_tokens": 5, "cache_write_tokens": 10}
     usage = answer(chat_answer(usage={**USAGE, "prompt_tokens_details": details}))["usage"]
     assert (usage["input_tokens"], usage["cache_creation_input_tokens"], usage["cache_read_input_tokens"]) == (5, 10, 5)
+
+
+@pytest.mark.parametrize("place", USAGE_PLACES)
+def test_usage_is_found_wherever_it_is(place):
+    whole = answer({**chat_answer(usage=None), **USAGE_PLACES[place]})
+    streamed = accumulate([*text_chunks("a", usage=None), {**chunk(None), **USAGE_PLACES[place]}])
+    for message in (whole, streamed):
+        assert (message["usage"]["input_tokens"], message["usage"]["output_tokens"]) == (8, 7)
+        assert message["usage"]["cache_read_input_tokens"] == 12
+
+
+@pytest.mark.parametrize(
+    ("usage", "told"),
+    [
+        (BESIDE, (12, 0, 1005)),
+        ({"prompt_tokens": 20, "completion_tokens": 7, "prompt_cache_hit_tokens": 15}, (5, 15, 7)),
+        ({"prompt_tokens": 20, "completion_tokens": 7, "cached_tokens": 15}, (5, 15, 7)),
+    ],
+    ids=["xai", "deepseek", "moonshot"],
+)
+def test_tokens_are_counted_as_in_the_log(usage, told):
+    whole = answer(chat_answer(usage=usage))["usage"]
+    streamed = accumulate(text_chunks("a", usage=usage))["usage"]
+    for counted in (whole, streamed):
+        assert (counted["input_tokens"], counted["cache_read_input_tokens"], counted["output_tokens"]) == told
 
 
 # Streams

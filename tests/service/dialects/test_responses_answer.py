@@ -7,9 +7,11 @@ import json
 import openai
 import pytest
 from dialect_samples import (
+    BESIDE,
     REQUEST_ID,
     TOOL_CALLS,
     USAGE,
+    USAGE_PLACES,
     Upstream,
     call_chunk,
     chat_answer,
@@ -351,3 +353,21 @@ def test_usage_comes_even_where_chunks_repeat_null():
     chunks = [{**one, "usage": one.get("usage")} for one in text_chunks("a")]
     assert translate(chunks)[-1]["response"]["usage"]["total_tokens"] == USAGE["total_tokens"]
     assert json.dumps(translate(chunks)[0]["response"]["usage"]) == "null"
+
+
+@pytest.mark.parametrize("place", USAGE_PLACES)
+def test_usage_is_found_wherever_it_is(place):
+    whole = answer({**chat_answer(usage=None), **USAGE_PLACES[place]})
+    streamed = translate([*text_chunks("a", usage=None), {**chunk(None), **USAGE_PLACES[place]}])[-1]["response"]
+    for response in (whole, streamed):
+        assert (response["usage"]["input_tokens"], response["usage"]["output_tokens"]) == (20, 7)
+
+
+def test_reasoning_beside_the_completion_is_output():
+    for response in (
+        answer(chat_answer(usage=BESIDE)),
+        translate(text_chunks("a", usage=BESIDE))[-1]["response"],
+    ):
+        usage = response["usage"]
+        assert (usage["input_tokens"], usage["output_tokens"], usage["total_tokens"]) == (12, 1005, 1017)
+        assert usage["output_tokens_details"]["reasoning_tokens"] == 1000

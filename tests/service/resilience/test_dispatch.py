@@ -145,6 +145,19 @@ async def test_all_fail() -> None:
     assert call.served_by is None
 
 
+async def test_a_failure_knows_how_long_it_took() -> None:
+    bench = Bench("a", "b", "c")
+    bench.does("a", after_s=0.03, error=status(500))
+    bench.does("b", error=BackendConnectError("x"))
+    bench.does("c")
+    call = bench.call()
+    await bench.run(call)
+    slow, quick = (error.latency_s for _, error in call.failures)
+    assert slow is not None
+    assert quick is not None
+    assert slow >= 0.03 > quick >= 0
+
+
 async def test_a_used_up_retry_budget_ends_it_at_once() -> None:
     bench = Bench("a", "b", retry_budget={"ratio": 0.5, "min_per_s": 0}, breaker={"after_failures": 100})
     bench.does("a", error=status(500))
@@ -264,6 +277,7 @@ async def test_a_first_that_fails_leaves_it_to_the_second() -> None:
     call = bench.call()
     assert (await bench.run(call)).name == "b"
     assert ([name for name, _ in call.failures], call.abandoned) == (["a"], [])
+    assert (call.failures[0].error.latency_s or 0) >= 0.05
 
 
 async def test_when_both_fail_the_walk_goes_on() -> None:
