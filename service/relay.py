@@ -63,7 +63,7 @@ class RelayResponse(Response):
     call : Call
         The request; its `served_by` is set.
     stream : BackendStream
-        Open, with its first event there; closed by the response.
+        Open, with its first token there; closed by the response.
     headers : mapping of str to str
         Of the answer.
     reopen : callable

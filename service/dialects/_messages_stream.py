@@ -8,22 +8,18 @@ from typing import Any
 from llmrouter.pool import usage_in
 from service.dialects._blocks import Action, Block, BlockSequencer, Kind, Step
 from service.dialects._chat_answer import (
-    DONE,
-    NOT_JSON,
-    error_of,
     first_choice,
     message_of,
-    read_chunk,
     read_usage,
     string_or,
     vendor_fields,
 )
 from service.dialects._messages_request import asks_for_thinking
 from service.dialects._messages_wire import message_usage, stop_of, stream_error_type, tool_use_id
-from service.dialects.base import answer_id, named_event
+from service.dialects.base import ChunkTranslator, answer_id, named_event
 
 
-class MessagesStream:
+class MessagesStream(ChunkTranslator):
     """The state of one streamed message.
 
     ``message_delta`` is held back until ``[DONE]``, since the usage comes after the finish reason.
@@ -49,19 +45,7 @@ class MessagesStream:
         self._started = False
         self._ended = False
 
-    def feed(self, data: bytes) -> bytes:
-        """Take one upstream event; see `StreamTranslator`."""
-        if self._ended:
-            return b""
-        if data.startswith(DONE):
-            return self.finish()
-        chunk = read_chunk(data)
-        if chunk is None:
-            return self.fail(NOT_JSON)
-        if error := error_of(chunk):
-            return self.fail(error)
-        if not chunk:
-            return b""
+    def _take(self, chunk: dict[str, Any]) -> bytes:
         if (usage := usage_in(chunk)) is not None:
             self._usage = usage
         events = [] if self._started else [self._start(chunk)]

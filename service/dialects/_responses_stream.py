@@ -7,7 +7,7 @@ from typing import Any
 
 from llmrouter.pool import usage_in
 from service.dialects._blocks import Action, Block, BlockSequencer, Kind, Step
-from service.dialects._chat_answer import DONE, NOT_JSON, error_of, first_choice, message_of, read_chunk
+from service.dialects._chat_answer import first_choice, message_of
 from service.dialects._responses_items import (
     COMPLETED,
     FAILED,
@@ -21,7 +21,7 @@ from service.dialects._responses_items import (
     response_object,
     token_of,
 )
-from service.dialects.base import named_event
+from service.dialects.base import ChunkTranslator, named_event
 
 _EVENTS: Mapping[Kind, str] = {
     Kind.REASONING: "response.reasoning_text",
@@ -37,7 +37,7 @@ _ERROR_CODES: Mapping[str, str] = {
 }
 
 
-class ResponsesStream:
+class ResponsesStream(ChunkTranslator):
     """The state of one streamed response.
 
     ``response.completed`` is held back until ``[DONE]``, since the usage comes after the finish reason.
@@ -67,19 +67,7 @@ class ResponsesStream:
         self._started = False
         self._ended = False
 
-    def feed(self, data: bytes) -> bytes:
-        """Take one upstream event; see `StreamTranslator`."""
-        if self._ended:
-            return b""
-        if data.startswith(DONE):
-            return self.finish()
-        chunk = read_chunk(data)
-        if chunk is None:
-            return self.fail(NOT_JSON)
-        if error := error_of(chunk):
-            return self.fail(error)
-        if not chunk:
-            return b""
+    def _take(self, chunk: dict[str, Any]) -> bytes:
         if (usage := usage_in(chunk)) is not None:
             self._usage = usage
         events = [] if self._started else self._start(chunk)

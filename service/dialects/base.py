@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 import orjson
+
+from service.dialects._chat_answer import DONE, NOT_JSON, error_of, read_chunk
 
 _REQUEST_ID_PREFIX = "req_"
 
@@ -30,6 +33,37 @@ class StreamTranslator(Protocol):
     def finish(self) -> bytes:
         """Return the events that close the stream; b"" where it is closed."""
         ...
+
+
+class ChunkTranslator(ABC):
+    """A translator that takes parsed chunks one by one; a dialect says what follows from each."""
+
+    _ended = False
+
+    def feed(self, data: bytes) -> bytes:
+        """Take one upstream event; see `StreamTranslator`."""
+        if self._ended:
+            return b""
+        if data.startswith(DONE):
+            return self.finish()
+        chunk = read_chunk(data)
+        if chunk is None:
+            return self.fail(NOT_JSON)
+        if error := error_of(chunk):
+            return self.fail(error)
+        return self._take(chunk) if chunk else b""
+
+    @abstractmethod
+    def _take(self, chunk: dict[str, Any]) -> bytes:
+        """Return the events that follow from a chunk."""
+
+    @abstractmethod
+    def fail(self, error: Mapping[str, Any]) -> bytes:
+        """See `StreamTranslator`."""
+
+    @abstractmethod
+    def finish(self) -> bytes:
+        """See `StreamTranslator`."""
 
 
 class Dialect(Protocol):

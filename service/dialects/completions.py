@@ -7,10 +7,6 @@ from typing import Any
 
 from llmrouter.pool import usage_in
 from service.dialects._chat_answer import (
-    DONE,
-    NOT_JSON,
-    error_of,
-    read_chunk,
     string_or,
     text_of,
     vendor_fields,
@@ -28,7 +24,7 @@ from service.dialects._checks import (
     unsupported,
     wrong_type,
 )
-from service.dialects.base import StreamTranslator, answer_id, data_event
+from service.dialects.base import ChunkTranslator, StreamTranslator, answer_id, data_event
 from service.errors import APIError
 
 DEFAULT_MAX_TOKENS = 16
@@ -110,7 +106,7 @@ class CompletionsDialect:
         return {"error": dict(error)}
 
 
-class CompletionsStream:
+class CompletionsStream(ChunkTranslator):
     """The state of one streamed completion.
 
     Parameters
@@ -129,17 +125,7 @@ class CompletionsStream:
         self._lengths: dict[int, int] = {}
         self._ended = False
 
-    def feed(self, data: bytes) -> bytes:
-        """Take one upstream event; see `StreamTranslator`."""
-        if self._ended:
-            return b""
-        if data.startswith(DONE):
-            return self.finish()
-        chunk = read_chunk(data)
-        if chunk is None:
-            return self.fail(NOT_JSON)
-        if error := error_of(chunk):
-            return self.fail(error)
+    def _take(self, chunk: dict[str, Any]) -> bytes:
         given = chunk.get("choices")
         choices = [
             choice

@@ -105,7 +105,7 @@ class HedgeSettings(Section):
     enabled : bool
         Both calls may be billed, so this is off by default.
     after : str
-        The wait, as a quantile of the model's own last 200 times to the first event (to the whole answer where it is
+        The wait, as a quantile of the model's own last 200 times to the first token (to the whole answer where it is
         not streamed): ``p95`` is slower than 95% of them. Nothing is hedged before 20 are known.
     min_wait_s : float
         Seconds; it never waits less.

@@ -34,7 +34,10 @@ BODIES: Mapping[str, dict[str, Any]] = {
         "model": "auto",
         "messages": [
             {"role": "system", "content": "s"},
-            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "u"}}]},
+            {
+                "role": "user",
+                "content": [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "u"}}],
+            },
             {"role": "assistant", "content": None, "tool_calls": [{"id": "c", "type": "function", "function": {}}]},
             {"role": "tool", "tool_call_id": "c", "content": "r"},
         ],
@@ -109,7 +112,10 @@ CHUNK: dict[str, Any] = {
     "choices": [
         {
             "index": 0,
-            "delta": {"content": "a", "tool_calls": [{"index": 0, "id": "t", "function": {"name": "w", "arguments": "{"}}]},
+            "delta": {
+                "content": "a",
+                "tool_calls": [{"index": 0, "id": "t", "function": {"name": "w", "arguments": "{"}}],
+            },
             "finish_reason": None,
         }
     ],
@@ -142,10 +148,28 @@ CONFIG: dict[str, Any] = {
 }
 
 _texts = st.text(max_size=8) | st.sampled_from(
-    ["auto", "alpha", "user", "text", "image_url", "tool", "${KEY}", "${", "${A:-", "\x00", "\r\n", "🦉", "1e999", "-0", "null"]
+    [
+        "auto",
+        "alpha",
+        "user",
+        "text",
+        "image_url",
+        "tool",
+        "${KEY}",
+        "${",
+        "${A:-",
+        "\x00",
+        "\r\n",
+        "🦉",
+        "1e999",
+        "-0",
+        "null",
+    ]
 )
 _numbers = st.sampled_from([0, -1, 1, 2**31, 2**53, 2**63 - 1, 2**63, 2**64 - 1, 1e300, -1e300, 0.1, 1e-320])
-_scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+_scalars = (
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+)
 _values = st.recursive(
     _scalars | _texts | _numbers,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_texts, inner, max_size=3),
@@ -160,7 +184,9 @@ _headers = st.dictionaries(
         ]
     ),
     st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=20)
-    | st.sampled_from(["nan", "inf", "1e309", "-1", "0.5", "true", "alpha", "alpha,beta", ",", "no-cache", "max-age=9"]),
+    | st.sampled_from(
+        ["nan", "inf", "1e309", "-1", "0.5", "true", "alpha", "alpha,beta", ",", "no-cache", "max-age=9"]
+    ),
     max_size=3,
 )
 
@@ -198,7 +224,9 @@ raw_bodies = st.one_of(
     damaged(EMBEDDING).map(orjson.dumps),
     st.binary(max_size=40),
     st.tuples(damaged(BODIES["chat"]).map(orjson.dumps), st.integers(0, 400)).map(lambda pair: pair[0][: pair[1]]),
-    st.integers(1, 1100).map(lambda n: b'{"model":"auto","messages":[{"role":"user","content":"a"}],"x":' + deep(n) + b"}"),
+    st.integers(1, 1100).map(
+        lambda n: b'{"model":"auto","messages":[{"role":"user","content":"a"}],"x":' + deep(n) + b"}"
+    ),
 )
 """Bodies of requests, as bytes."""
 
@@ -208,7 +236,16 @@ http_requests = st.tuples(
         [
             *(endpoint.url for endpoint in ENDPOINTS.values()),
             *("/v1/embeddings", "/v1/route", "/v1/feedback", "/v1/models", "/v1/models/alpha", "/v1/outcomes/x"),
-            *("/v1/messages/count_tokens", "/admin/keys", "/metrics", "/readyz", "/healthz", "/openapi.json", "/%00", "/v1"),
+            *(
+                "/v1/messages/count_tokens",
+                "/admin/keys",
+                "/metrics",
+                "/readyz",
+                "/healthz",
+                "/openapi.json",
+                "/%00",
+                "/v1",
+            ),
         ]
     ),
     _headers,
@@ -218,14 +255,18 @@ http_requests = st.tuples(
 whole_answers = st.one_of(
     damaged(ANSWER).map(orjson.dumps),
     st.binary(max_size=60),
-    st.sampled_from([b"null", b"[]", b'{"error": {}}', b'{"error": "x", "choices": []}', b'{"choices": ' + deep(700) + b"}"]),
+    st.sampled_from(
+        [b"null", b"[]", b'{"error": {}}', b'{"error": "x", "choices": []}', b'{"choices": ' + deep(700) + b"}"]
+    ),
 )
 """What an upstream may answer, whole."""
 
 stream_events = st.lists(
     st.one_of(
         damaged(CHUNK).map(lambda chunk: b"data: " + orjson.dumps(chunk) + b"\n\n"),
-        damaged({**CHUNK, "choices": [], "usage": ANSWER["usage"]}).map(lambda c: b"data:" + orjson.dumps(c) + b"\r\n\r\n"),
+        damaged({**CHUNK, "choices": [], "usage": ANSWER["usage"]}).map(
+            lambda c: b"data:" + orjson.dumps(c) + b"\r\n\r\n"
+        ),
         st.sampled_from(
             [
                 b": comment\n\n",
@@ -387,8 +428,17 @@ def check_small(text: str) -> None:
 
 
 _digits = st.text("0123456789", max_size=25)
-_dates = st.builds("{0}, {1} Jan {2} {3}:{1}:00 {4}".format, _texts, _digits, _digits, _digits, st.sampled_from(["GMT", "+9999", "-0000", "x"]))
-_waits = st.text(max_size=12) | st.sampled_from(["nan", "inf", "-1", "1e999", "1_0", "٣"]) | st.floats().map(str) | _dates
+_dates = st.builds(
+    "{0}, {1} Jan {2} {3}:{1}:00 {4}".format,
+    _texts,
+    _digits,
+    _digits,
+    _digits,
+    st.sampled_from(["GMT", "+9999", "-0000", "x"]),
+)
+_waits = (
+    st.text(max_size=12) | st.sampled_from(["nan", "inf", "-1", "1e999", "1_0", "٣"]) | st.floats().map(str) | _dates
+)
 _tokens = st.builds(new_token, st.just("A" * len(new_id()))).map(str.encode)
 _header_lines = st.lists(
     st.tuples(
@@ -412,9 +462,15 @@ FUZZERS: Mapping[str, tuple[st.SearchStrategy[Any], Callable[[Any], None]]] = {
         for name in ("completions", "responses", "messages")
     },
     "configuration": (damaged(CONFIG).map(as_yaml), check_config),
-    "configuration as text": (st.text(max_size=60) | st.binary(max_size=60).map(lambda b: b.decode("latin-1")), check_config),
+    "configuration as text": (
+        st.text(max_size=60) | st.binary(max_size=60).map(lambda b: b.decode("latin-1")),
+        check_config,
+    ),
     "keys": (_header_lines, check_token),
     "retry-after": (st.tuples(_waits, _waits), check_retry_after),
-    "other headers": (st.text(max_size=40) | st.from_regex(r"00-[0-9a-f]{32}-[0-9a-f]{16}-0[01]", fullmatch=True), check_small),
+    "other headers": (
+        st.text(max_size=40) | st.from_regex(r"00-[0-9a-f]{32}-[0-9a-f]{16}-0[01]", fullmatch=True),
+        check_small,
+    ),
 }
 """Name -> what is drawn, and how it is checked."""

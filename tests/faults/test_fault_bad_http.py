@@ -6,7 +6,6 @@ import itertools
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import psutil
 import pytest
@@ -60,7 +59,9 @@ SMUGGLED = {
     "a length with a space in it": request(body_of(), length=b"6 0") + HIDDEN,
     "an unknown coding": request(HIDDEN, b"transfer-encoding: xchunked", length=None),
     "chunks that are not the last coding": request(HIDDEN, b"transfer-encoding: chunked, identity", length=None),
-    "a coding twice": request(b"0\r\n\r\n" + HIDDEN, b"transfer-encoding: chunked", b"transfer-encoding: x", length=None),
+    "a coding twice": request(
+        b"0\r\n\r\n" + HIDDEN, b"transfer-encoding: chunked", b"transfer-encoding: x", length=None
+    ),
     "a space before the colon": request(body_of(), b"transfer-encoding : chunked") + HIDDEN,
     "a folded line": request(body_of(), b"x: a\r\n transfer-encoding: chunked") + HIDDEN,
     "lines without CR": request(body_of()).replace(b"\r\n", b"\n") + HIDDEN,

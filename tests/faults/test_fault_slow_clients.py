@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import resource
 import socket
@@ -11,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,10 @@ from contracts.misbehaving_upstream import Exchange, MisbehavingUpstream, chunk,
 from crowd import Question, ask_all, echo, is_right, percentile
 from fault_gateway import eventually, pool_of, stored, write_config
 from gateway_process import GatewayProcess
+from soak_results import record
 from wire import body_of, connect, read, request
 
-LIMIT_S = 2.0
+LIMIT_S = 1.0
 LIMITS = {"port": 0, "header_timeout_s": LIMIT_S, "body_timeout_s": LIMIT_S, "write_timeout_s": LIMIT_S}
 SLOW = 300
 PER_CONNECTION = 256 * 1024
@@ -117,7 +117,7 @@ class Trial:
     def growth(self) -> int:
         return self.process.memory_info().rss - self.memory
 
-    def answers_promptly(self, count: int = 60) -> list[float]:
+    def answers_promptly(self, count: int = 40) -> list[float]:
         """Ask ordinary questions beside the slow ones, and return how long each took."""
         questions = [Question(f"ordinary {i}", stream=i % 2 == 0) for i in range(count)]
         answers = asyncio.run(ask_all(self.running.url, questions, at_once=4))
@@ -148,23 +148,21 @@ SENDERS: dict[str, tuple[bytes, bytes]] = {
 }
 
 
-def slow_senders(name: str, count: int, folder: Path, upstream: MisbehavingUpstream) -> dict[str, Any]:
+def slow_senders(name: str, count: int, gateway: Trial) -> dict[str, Any]:
     begin, dribble = SENDERS[name]
-    with trial(folder, upstream) as gateway:
-        with SlowCrowd(gateway.running.url, count, begin, dribble) as crowd:
-            time.sleep(0.3)
-            seconds = gateway.answers_promptly()
-            growth = gateway.growth
-            if dribble:
-                assert eventually(lambda: len(crowd.cut) == count, within_s=30), f"{len(crowd.cut)} of {count} were cut"
-            else:
-                for connection in crowd.connections:
-                    connection.setblocking(True)
-                    connection.settimeout(LIMIT_S + 10)
-                    assert read(connection).closed
-        assert eventually(gateway.is_quiet)
-        assert growth < BASE + count * PER_CONNECTION
-        gateway.answers_promptly()
+    with SlowCrowd(gateway.running.url, count, begin, dribble) as crowd:
+        time.sleep(0.3)
+        seconds = gateway.answers_promptly()
+        growth = gateway.growth
+        if dribble:
+            assert eventually(lambda: len(crowd.cut) == count, within_s=30), f"{len(crowd.cut)} of {count} were cut"
+        else:
+            for connection in crowd.connections:
+                connection.setblocking(True)
+                connection.settimeout(LIMIT_S + 10)
+                assert read(connection).closed
+    assert eventually(gateway.is_quiet)
+    assert growth < BASE + count * PER_CONNECTION
     return {
         "clients": count,
         "ordinary_p50_s": percentile(seconds, 0.5),
@@ -174,10 +172,17 @@ def slow_senders(name: str, count: int, folder: Path, upstream: MisbehavingUpstr
     }
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
+    """Return a gateway for all that send slowly: one after the other leaves it as it was."""
+    with MisbehavingUpstream() as upstream, trial(tmp_path_factory.mktemp("gateway"), upstream) as gateway:
+        yield gateway
+
+
 @pytest.mark.parametrize("name", SENDERS)
-def test_clients_that_send_slowly(name: str, tmp_path: Path, upstream: MisbehavingUpstream) -> None:
+def test_clients_that_send_slowly(name: str, shared: Trial) -> None:
     enough_files(SLOW)
-    measured = slow_senders(name, SLOW if name == "heads" else SLOW // 3, tmp_path, upstream)
+    measured = slow_senders(name, SLOW if name == "heads" else SLOW // 3, shared)
     assert measured["ordinary_max_s"] < 3.0
 
 
@@ -243,8 +248,7 @@ def test_more_connections_than_files(tmp_path: Path, upstream: MisbehavingUpstre
         )
         connections = []
         try:
-            for _ in range(80):
-                connections.append(connect(gateway.running.url, patience_s=1))
+            connections += [connect(gateway.running.url, patience_s=1) for _ in range(80)]
             time.sleep(1.0)
         finally:
             for connection in connections:
@@ -256,13 +260,10 @@ def test_more_connections_than_files(tmp_path: Path, upstream: MisbehavingUpstre
 
 
 @pytest.mark.soak
-def test_five_thousand_slow_clients(tmp_path: Path, upstream: MisbehavingUpstream) -> None:
+def test_five_thousand_slow_clients(tmp_path: Path, upstream: MisbehavingUpstream, shared: Trial) -> None:
     count = int(os.environ.get("LLMROUTER_SOAK_CLIENTS", "5000"))
     enough_files(count)
-    found = {}
-    for i, name in enumerate(SENDERS):
-        (tmp_path / str(i)).mkdir()
-        found[name] = slow_senders(name, count, tmp_path / str(i), upstream)
+    found = {name: slow_senders(name, count, shared) for name in SENDERS}
     (tmp_path / "readers").mkdir()
     found["readers"] = slow_readers(count // 10, tmp_path / "readers", upstream, lambda _: None)
-    print("\n" + json.dumps({"slow_clients": found}, indent=1))
+    record("slow clients", found)

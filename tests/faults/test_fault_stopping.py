@@ -18,11 +18,12 @@ from contracts.misbehaving_upstream import Exchange, MisbehavingUpstream
 from crowd import Answer, Question, is_right, keep_asking, pieces, text_of, whole
 from fault_gateway import pool_of, stored, write_config
 from gateway_process import GatewayProcess
+from soak_results import record
 
 CLIENTS = 64
-LOAD_S = 1.0
-# Nothing of an answer came: the client cannot have been told anything, and asks again.
-NOT_TAKEN = ("ClientConnectorError", "ClientOSError", "ServerDisconnectedError", "ConnectionResetError")
+LOAD_S = 0.8
+# Nobody listens any more: the request was never sent.
+NOT_TAKEN = "ClientConnectorError"
 
 
 async def unhurried(exchange: Exchange) -> None:
@@ -44,9 +45,7 @@ async def load_until(
 ) -> list[Answer]:
     """Let 64 clients ask, do something after a while, and return all answers once it is done."""
     enough = asyncio.Event()
-    asking = asyncio.create_task(
-        keep_asking(running.url, question, at_once=CLIENTS, until=enough, reuse=reuse)
-    )
+    asking = asyncio.create_task(keep_asking(running.url, question, at_once=CLIENTS, until=enough, reuse=reuse))
     await asyncio.sleep(LOAD_S)
     await act()
     enough.set()
@@ -59,7 +58,7 @@ def kind_of(answer: Answer) -> str:
         return "right"
     if answer.status == 503 and not answer.trouble and int(answer.headers["retry-after"]) >= 1:
         return "refused" if json.loads(answer.body)["error"]["code"] == "overloaded" else "wrong"
-    if answer.status == 0 and answer.trouble in NOT_TAKEN:
+    if answer.status == 0 and answer.trouble == NOT_TAKEN:
         return "not taken"
     return "wrong"
 
@@ -88,8 +87,7 @@ def config_for(folder: Path, upstream: MisbehavingUpstream, workers: int = 1, **
     )
 
 
-@pytest.mark.parametrize("reuse", [True, False], ids=["kept connections", "new connections"])
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("workers", "reuse"), [(1, True), (2, False)])
 def test_stop_under_load(workers: int, reuse: bool, tmp_path: Path, upstream: MisbehavingUpstream) -> None:
     took = 0.0
     with GatewayProcess(config_for(tmp_path, upstream, workers)) as running:
@@ -98,8 +96,7 @@ def test_stop_under_load(workers: int, reuse: bool, tmp_path: Path, upstream: Mi
             nonlocal took
             began = time.monotonic()
             running.process.send_signal(signal.SIGTERM)
-            while running.process.poll() is None:
-                await asyncio.sleep(0.02)
+            await asyncio.to_thread(running.process.wait, 30)
             took = time.monotonic() - began
 
         answers = asyncio.run(load_until(running, stop, reuse=reuse))
@@ -107,7 +104,6 @@ def test_stop_under_load(workers: int, reuse: bool, tmp_path: Path, upstream: Mi
     kinds = check_accounts(answers, tmp_path)
     assert kinds["right"] > CLIENTS
     assert took < 5, "it waits for no more than what is under way"
-    print(dict(kinds), Counter(a.trouble for a in answers), f"{took:.2f} s")
 
 
 def edit(config: Path, **sections: Any) -> None:
@@ -131,11 +127,16 @@ async def until_reloaded(running: GatewayProcess, times: int) -> None:
 
 
 RELOADS: dict[str, list[dict[str, Any]]] = {
-    "policy": [{"policy": {"kind": "utility", "cost_weight": weight}} for weight in (0.1, 0.9, 0.5)],
-    "limits": [{"limits": {"state": "memory://", "gateway": {"rpm": rpm}}} for rpm in (10**6, 10**7)]
-    + [{"limits": {"state": "memory://"}}],
-    "resilience and log": [
-        {"resilience": {"max_attempts": 2}},
+    "policy and limits": [
+        {"policy": {"kind": "utility", "cost_weight": 0.1}},
+        {
+            "policy": {"kind": "utility", "cost_weight": 0.9},
+            "limits": {"state": "memory://", "gateway": {"rpm": 10**6}},
+        },
+        {"limits": {"state": "memory://"}},
+    ],
+    "others": [
+        {"resilience": {"max_attempts": 2}, "limits": {"state": "memory://", "admission": {"max_in_flight": 500}}},
         {"resilience": {"max_attempts": 3}, "telemetry": {"metrics": {"enabled": False}}},
         {"cache": {"ttl_s": 5.0}},
     ],
@@ -225,7 +226,7 @@ def test_a_worker_that_is_killed_under_load(tmp_path: Path, upstream: Misbehavin
         assert running.stop() == 0
     kinds = Counter(kind_of(answer) for answer in answers)
     wrong = [answer for answer in answers if kind_of(answer) == "wrong"]
-    assert all(answer.trouble and answer.status == 200 for answer in wrong), "cut off in the middle, and seen to be"
+    assert all(answer.trouble for answer in wrong), "cut off, and seen to be"
     assert kinds["wrong"] + kinds["not taken"] <= 2 * CLIENTS
     assert kinds["right"] > CLIENTS
 
@@ -239,17 +240,17 @@ def workers_of(pid: int) -> list[int]:
 @pytest.mark.soak
 def test_thirty_stops(tmp_path: Path, upstream: MisbehavingUpstream) -> None:
     total: Counter[str] = Counter()
-    for i in range(int(os.environ.get("LLMROUTER_SOAK_STOPS", "30"))):
+    stops = int(os.environ.get("LLMROUTER_SOAK_STOPS", "30"))
+    for i in range(stops):
         folder = tmp_path / str(i)
         folder.mkdir()
         with GatewayProcess(config_for(folder, upstream, 1 + i % 2)) as running:
 
             async def stop(process: Any = running.process) -> None:
                 process.send_signal(signal.SIGTERM)
-                while process.poll() is None:
-                    await asyncio.sleep(0.02)
+                await asyncio.to_thread(process.wait, 30)
 
             answers = asyncio.run(load_until(running, stop, reuse=i % 3 > 0))
             assert running.wait() == 0
         total += check_accounts(answers, folder)
-    print("\n" + json.dumps({"stops_under_load": {"clients": CLIENTS, **total}}, indent=1))
+    record("stops under load", {"stops": stops, "clients": CLIENTS, **total})

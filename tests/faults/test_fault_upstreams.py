@@ -102,9 +102,7 @@ def gateway_over(
 ) -> Live:
     places = {"refusing": {"base_url": "http://127.0.0.1:9/v1"}, "deaf": {"base_url": deaf}}
     models = {name: {**SHORT, **places.get(name, {})} for name in FAULTS}
-    return start(
-        stack, folder, pool_of(upstream.base_url, "healthy", *FAULTS, models=models), resilience=resilience
-    )
+    return start(stack, folder, pool_of(upstream.base_url, "healthy", *FAULTS, models=models), resilience=resilience)
 
 
 def questions(rounds: int = PER_FAULT) -> list[Question]:
@@ -223,7 +221,6 @@ async def test_everything_fails_and_everybody_is_told_so(
     assert faulty.answered == []
 
 
-@pytest.mark.xfail(strict=True, reason="the second try goes over another kept connection, which is dead as well")
 async def test_many_kept_connections_that_died_at_once(
     stack: ExitStack, tmp_path: Path, upstream: MisbehavingUpstream
 ) -> None:
