@@ -287,6 +287,9 @@ class _Pool:
     prior_quality: FloatArray
     prior_tokens: float
     in_dollars: bool
+    input_rate: FloatArray
+    same_columns: bool
+    plain: bool
 
     @classmethod
     def of(cls, cards: Sequence[ModelCard], trained: TrainedRouters) -> _Pool:
@@ -294,16 +297,22 @@ class _Pool:
         known = np.array([name in trained.models for name in names])
         columns = [trained.models.index(name) if name in trained.models else 0 for name in names]
         tokens = list(trained.mean_output_tokens.values())
+        in_dollars = trained.cost_unit == "usd"
+        ratio = np.array([trained.token_ratio.get(name, 1.0) for name in names])
+        input_price = np.array([card.price.input for card in cards]) / TOKENS_PER_PRICE_UNIT
         return cls(
             names=names,
             columns=np.array(columns, dtype=np.int64),
             known=known,
-            ratio=np.array([trained.token_ratio.get(name, 1.0) for name in names]),
-            input_price=np.array([card.price.input for card in cards]) / TOKENS_PER_PRICE_UNIT,
+            ratio=ratio,
+            input_price=input_price,
             output_price=np.array([card.price.output for card in cards]) / TOKENS_PER_PRICE_UNIT,
             prior_quality=np.array([np.nan if card.prior_quality is None else card.prior_quality for card in cards]),
             prior_tokens=sum(tokens) / len(tokens) if tokens else PRIOR_OUTPUT_TOKENS,
-            in_dollars=trained.cost_unit == "usd",
+            in_dollars=in_dollars,
+            input_rate=ratio * input_price,
+            same_columns=names == tuple(trained.models),
+            plain=bool(known.all()) and not in_dollars,
         )
 
     def complete(
@@ -314,8 +323,18 @@ class _Pool:
         Takes what the routers expect of their own m models, each (n, m). A model that they do not know, or never
         observed, gets its card's prior, else the mean of the known ones.
         """
-        expected, error = quality.take(self.columns, axis=1), std.take(self.columns, axis=1)
-        amount = cost.take(self.columns, axis=1)
+        if self.same_columns:
+            expected, error, amount = quality, std, cost
+        else:
+            expected, error = quality.take(self.columns, axis=1), std.take(self.columns, axis=1)
+            amount = cost.take(self.columns, axis=1)
+        if self.plain and np.isfinite(
+            expected.sum() + amount.sum()
+        ):  # nothing is missing: the usual case, in few steps
+            tokens = np.maximum(amount, 0.0)
+            dollars = np.asarray(prompt_tokens, dtype=np.float64)[:, None] * self.input_rate
+            dollars += tokens * self.output_price
+            return expected.round(_DECIMALS), error.round(_DECIMALS), dollars.round(_DOLLAR_DECIMALS), tokens
         missing = np.isnan(expected) | ~self.known
         if missing.any():
             expected = np.where(missing, self._priors(expected, missing), expected)

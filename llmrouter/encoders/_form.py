@@ -162,7 +162,8 @@ class FormEncoder:
         vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
         for row, text in enumerate(texts):
             if meaning[row].any():
-                form = np.clip((form_features(text) - _CENTRE) / _SPREAD, -_FARTHEST, _FARTHEST).astype(np.float32)
+                form = (form_features(text) - _CENTRE) / _SPREAD
+                form = np.minimum(np.maximum(form, -_FARTHEST), _FARTHEST).astype(np.float32)
                 form *= self._weight
                 length = np.float32(np.sqrt(1.0 + float(form @ form)))
                 vectors[row, : meaning.shape[1]] = meaning[row] / length

@@ -357,6 +357,20 @@ async def test_chaos_within_limits(stack: ExitStack, tmp_path: Path, upstream: M
     assert len(chaos.completed) > 10
 
 
+async def test_more_than_fits(stack: ExitStack, tmp_path: Path, upstream: MisbehavingUpstream) -> None:
+    """A gateway that is full refuses the rest with the time to come again; who waits may leave, and takes no place."""
+    admission = {"max_in_flight": 3, "max_queue": 4, "queue_timeout_s": 0.3}
+    limits = {"state": "memory://", "admission": admission}
+    gateway, results, outcomes, chaos = await run(5, stack, tmp_path, upstream, limits=limits)
+    refused = {result.text for result in results if result.status == 503}
+    assert len(refused) > 5
+    assert not refused & {question_of(exchange) for exchange in upstream.exchanges}
+    assert not refused & set(outcomes)
+    check_outcomes([result for result in results if result.status != 503], outcomes, chaos, upstream)
+    state = gateway.gateway.admission.state()
+    assert state.refused >= len(refused), "some of the refused may have left before they heard so"
+
+
 async def test_chaos_with_hedging_and_resuming(stack: ExitStack, tmp_path: Path, upstream: MisbehavingUpstream) -> None:
     """Two may be asked for one answer then; it is recorded once, and what the other cost is told apart."""
     hedge = {"enabled": True, "after": "p50", "min_wait_s": 0.01, "max_share": 1.0}

@@ -1,4 +1,4 @@
-"""What is no HTTP, HTTP that two readers could take for two things, and floods: refused, and nothing behind it is run."""
+"""What is no HTTP, HTTP that can be read in two ways, and floods: refused, and nothing behind it is carried out."""
 
 from __future__ import annotations
 

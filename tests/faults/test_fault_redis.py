@@ -247,7 +247,7 @@ async def test_what_was_counted_here_although_redis_is_well(redis: RedisServer) 
 async def settled(test: Callable[[], bool], within_s: float = 5.0) -> bool:
     """Return whether something becomes true in time, in this event loop."""
     ends = time.monotonic() + within_s
-    while not test() and time.monotonic() < ends:
+    while not test() and time.monotonic() < ends:  # noqa: ASYNC110 - there is nothing to wait on
         await asyncio.sleep(0.02)
     return test()
 

@@ -63,7 +63,7 @@ class SlowCrowd:
         began = time.monotonic()
         left = []
         for connection in self.connections:
-            connection.setblocking(False)
+            connection.settimeout(0)
             if self._send(connection, self._begin):
                 left.append(connection)
         for i in range(len(self._dribble)):
@@ -158,7 +158,6 @@ def slow_senders(name: str, count: int, gateway: Trial) -> dict[str, Any]:
             assert eventually(lambda: len(crowd.cut) == count, within_s=30), f"{len(crowd.cut)} of {count} were cut"
         else:
             for connection in crowd.connections:
-                connection.setblocking(True)
                 connection.settimeout(LIMIT_S + 10)
                 assert read(connection).closed
     assert eventually(gateway.is_quiet)

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import gateway_process
 import pytest
 import yaml
 from contracts.misbehaving_upstream import Exchange, MisbehavingUpstream
@@ -175,6 +176,33 @@ def test_a_model_that_is_taken_out_under_load(tmp_path: Path, upstream: Misbehav
         assert running.stop() == 0
     check_nothing_failed(answers, tmp_path)
     assert {exchange.body["model"] for exchange in upstream.exchanges[CLIENTS:]} == {"beta"}
+
+
+def test_another_artifact_under_load(
+    tmp_path: Path, upstream: MisbehavingUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The link to the artifact is turned to another one while requests are routed with the first."""
+    old = gateway_process.make_artifact(tmp_path / "one")
+    monkeypatch.setattr(gateway_process, "SUMS", tuple(f"How much is {i} times {i + 2}?" for i in range(20)))
+    new = gateway_process.make_artifact(tmp_path / "two")
+    current = tmp_path / "current"
+    current.symlink_to(old)
+    config = config_for(tmp_path, upstream, watch_s=0.2)
+    edit(config, router={"artifact": str(current)})
+    with GatewayProcess(config) as running:
+
+        async def turn() -> None:
+            beside = tmp_path / "beside"
+            beside.symlink_to(new)
+            beside.replace(current)
+            await until_reloaded(running, 1)
+            await asyncio.sleep(0.5)
+
+        answers = asyncio.run(load_until(running, turn))
+        assert running.stop() == 0
+    check_nothing_failed(answers, tmp_path)
+    used = {outcome.artifact_id for outcome in stored(tmp_path)}
+    assert used == {old.name, new.name}
 
 
 def test_a_broken_configuration_under_load(tmp_path: Path, upstream: MisbehavingUpstream) -> None:
