@@ -52,8 +52,8 @@ class _Job(NamedTuple):
 class Routing:
     """Decides for one event loop.
 
-    Nobody waits for a batch to fill: it is what has gathered while the last one was decided, or within one turn of the
-    loop. So an idle gateway decides at once, and a busy one spends less on each decision.
+    An idle gateway decides at once. A busy one takes together what came within one turn of the loop, and the turns after
+    it for as long as each brings more, up to `longest_turn_s`; so it spends less on each decision.
 
     Parameters
     ----------
@@ -80,6 +80,8 @@ class Routing:
         self.batches = self.decided = 0
         self.cost_s = _FIRST_GUESS_S
         self._gathered: deque[_Job] = deque()
+        self._seen = 0
+        self._gather_until = self._ended = 0.0
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._started = False
@@ -94,6 +96,10 @@ class Routing:
         else:
             self._gathered.append(job)
             if len(self._gathered) == 1:
+                self._seen = 1
+                now = loop.time()
+                # Where the last batch has only just been decided, more may be coming.
+                self._gather_until = now + self.longest_turn_s if now - self._ended < self.longest_turn_s else 0.0
                 loop.call_soon(self._turn, loop)
         return await future
 
@@ -107,11 +113,17 @@ class Routing:
 
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
         """Decide as many as fit into a turn; the rest has the next one."""
+        waiting = len(self._gathered)
         fitting = int(self.longest_turn_s / self.cost_s) if self.cost_s > 0 else self.max_batch
-        count = min(max(fitting, 1), self.max_batch, len(self._gathered))
+        if self._seen < waiting < fitting and loop.time() < self._gather_until:
+            self._seen = waiting
+            loop.call_soon(self._turn, loop)
+            return
+        count = min(max(fitting, 1), self.max_batch, waiting)
         batch = [self._gathered.popleft() for _ in range(count)]
         for group, results in self._decided(batch):
             _resolve(group, results)
+        self._ended = loop.time()
         if self._gathered:
             loop.call_soon(self._turn, loop)
 

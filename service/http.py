@@ -10,6 +10,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.disconnect import CONNECTION
+from service.drain import LINGER_S
 
 MAX_HEAD_BYTES = 64 * 1024
 
@@ -50,6 +51,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._in_head = True
         self._in_message = False
+        self._outlasts_end = False
         self._timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         super().connection_made(transport)
@@ -111,8 +113,21 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """End an answer; what is left of the request may not take for ever."""
         super().on_response_complete()
-        if self._in_message and not self._in_head and self._timer is None and not self.transport.is_closing():
+        if self.transport.is_closing() or self._timer is not None:
+            return
+        if self._outlasts_end:
+            self._outlasts_end = False
+            self._timer = self.loop.call_later(LINGER_S, self._close_idle)
+        elif self._in_message and not self._in_head:
             self._timer = self.loop.call_later(self.header_timeout_s, self.transport.close)
+
+    def shutdown(self) -> None:
+        """Begin the end; an answer whose head has promised another request keeps that promise for a moment."""
+        cycle = self.cycle
+        if cycle is not None and cycle.response_started and not cycle.response_complete and cycle.keep_alive:
+            self._outlasts_end = True
+        else:
+            super().shutdown()
 
     def pause_writing(self) -> None:
         """Give a client that does not read its answer some time, not all of it."""
@@ -133,6 +148,10 @@ class GuardedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         if self.when_lost is not None:
             self.when_lost()
+
+    def _close_idle(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
 
     def _await_head(self) -> None:
         self._timer = self.loop.call_later(self.header_timeout_s, self._refuse, _TOO_SLOW)

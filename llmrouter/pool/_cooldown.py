@@ -228,7 +228,7 @@ def retry_after_s(error: BackendStatusError, *, now: float) -> float | None:
         if 0 <= seconds < float("inf"):
             return seconds
     try:
-        moment = email.utils.parsedate_to_datetime(error.headers.get("retry-after", ""))
-    except ValueError:
+        moment = email.utils.parsedate_to_datetime(error.headers.get("retry-after", "")).timestamp()
+    except (ValueError, OverflowError):
         return None
-    return max(moment.timestamp() - now, 0.0)
+    return max(moment - now, 0.0)

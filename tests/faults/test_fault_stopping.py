@@ -20,6 +20,7 @@ from crowd import Answer, Question, is_right, keep_asking, pieces, text_of, whol
 from fault_gateway import pool_of, stored, write_config
 from gateway_process import GatewayProcess
 from soak_results import record
+from wire import body_of, connect, read, request
 
 CLIENTS = 64
 LOAD_S = 0.8
@@ -105,6 +106,30 @@ def test_stop_under_load(workers: int, reuse: bool, tmp_path: Path, upstream: Mi
     kinds = check_accounts(answers, tmp_path)
     assert kinds["right"] > CLIENTS
     assert took < 5, "it waits for no more than what is under way"
+
+
+@pytest.mark.xfail(strict=True, reason="the connection is closed right behind the stream")
+def test_a_stream_that_outlasts_the_first_moments(tmp_path: Path, upstream: MisbehavingUpstream) -> None:
+    """Its head has promised that the connection can be used again: what is asked then is refused, not cut off."""
+
+    async def long(exchange: Exchange) -> None:
+        await exchange.event_stream(pieces(text_of(exchange)), pause=0.4)
+
+    config = config_for(tmp_path, upstream)
+    upstream.behaviours |= {"alpha": long}
+    with GatewayProcess(config) as running, connect(running.url) as connection:
+        connection.sendall(request(body_of("one two three", stream=True)))
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        running.process.send_signal(signal.SIGTERM)
+        data = b""
+        while not data.endswith(b"0\r\n\r\n"):
+            data += connection.recv(65536)
+        connection.sendall(request(body_of("another")))
+        refused = read(connection)
+        assert refused.statuses == [503], refused
+        assert b"connection: close" in refused.data
+        assert b"retry-after: " in refused.data
+        assert running.wait() == 0
 
 
 def edit(config: Path, **sections: Any) -> None:
