@@ -108,7 +108,6 @@ def test_stop_under_load(workers: int, reuse: bool, tmp_path: Path, upstream: Mi
     assert took < 5, "it waits for no more than what is under way"
 
 
-@pytest.mark.xfail(strict=True, reason="the connection is closed right behind the stream")
 def test_a_stream_that_outlasts_the_first_moments(tmp_path: Path, upstream: MisbehavingUpstream) -> None:
     """Its head has promised that the connection can be used again: what is asked then is refused, not cut off."""
 
