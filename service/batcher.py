@@ -52,8 +52,8 @@ class _Job(NamedTuple):
 class Routing:
     """Decides for one event loop.
 
-    An idle gateway decides at once. A busy one takes together what came within one turn of the loop, and the turns after
-    it for as long as each brings more, up to `longest_turn_s`; so it spends less on each decision.
+    An idle gateway decides at once. A busy one takes together what came within one turn of the loop, and within the
+    turns after it for as long as each brings more, up to `longest_turn_s`; so it spends less on each decision.
 
     Parameters
     ----------

@@ -19,7 +19,25 @@ def engine() -> RoutingEngine:
 
 def requests(n: int) -> list[RoutingRequest]:
     rng = np.random.default_rng(0)
-    words = "What is plus minus the capital of reverse word tree river number twelve 17 40 explain why".split()
+    words = [
+        "What",
+        "is",
+        "plus",
+        "minus",
+        "the",
+        "capital",
+        "of",
+        "reverse",
+        "word",
+        "tree",
+        "river",
+        "number",
+        "twelve",
+        "17",
+        "40",
+        "explain",
+        "why",
+    ]
     texts = [" ".join(rng.choice(words, rng.integers(1, 40))) for _ in range(n)]
     return [RoutingRequest(text=text, prompt_tokens=len(text) // 4) for text in texts]
 

@@ -37,9 +37,7 @@ class FakeEngine:
         self.policy = UtilityPolicy(0.3)
         self.requests: list[RoutingRequest] = []
 
-    def route_many(
-        self, requests: Sequence[RoutingRequest], *, neighbours: int = 0
-    ) -> list[Decision | LLMRouterError]:
+    def route_many(self, requests: Sequence[RoutingRequest], *, neighbours: int = 0) -> list[Decision | LLMRouterError]:
         return [self._route(request, neighbours) for request in requests]
 
     def _route(self, request: RoutingRequest, neighbours: int) -> Decision | LLMRouterError:
