@@ -28,7 +28,7 @@ from service.threads import pin_threads
 logger = logging.getLogger(__name__)
 
 _BACKLOG = 2048
-_COLLECTOR_THRESHOLDS = (50_000, 20, 100)
+_COLLECTOR_THRESHOLDS = (10_000, 10, 10)
 # Longer than clients keep idle connections, so that it is they who close them and no request meets a closing one.
 _KEEP_ALIVE_S = 75
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -199,7 +199,8 @@ def calm_collector() -> None:
     """Keep the cyclic garbage collector away from what lives as long as the process.
 
     What a gateway loads (an index, tables, modules) is a large heap without garbage, and a full collection of it takes
-    tens of milliseconds in which nothing is answered. Requests leave few cycles behind.
+    tens of milliseconds in which nothing is answered. What is not frozen is small, so that collections of it are cheap;
+    they have to come often enough, since requests leave a few cycles behind.
     """
     gc.collect()
     gc.freeze()
