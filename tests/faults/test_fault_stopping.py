@@ -104,7 +104,7 @@ def test_stop_under_load(workers: int, reuse: bool, tmp_path: Path, upstream: Mi
         answers = asyncio.run(load_until(running, stop, reuse=reuse))
         assert running.wait() == 0, running.output[-2000:]
     kinds = check_accounts(answers, tmp_path)
-    assert kinds["right"] > CLIENTS
+    assert kinds["right"] >= CLIENTS
     assert took < 5, "it waits for no more than what is under way"
 
 
@@ -280,7 +280,7 @@ def test_a_worker_that_is_killed_under_load(tmp_path: Path, upstream: Misbehavin
     wrong = [answer for answer in answers if kind_of(answer) == "wrong"]
     assert all(answer.trouble for answer in wrong), "cut off, and seen to be"
     assert kinds["wrong"] + kinds["not taken"] <= 2 * CLIENTS
-    assert kinds["right"] > CLIENTS
+    assert kinds["right"] >= CLIENTS
 
 
 def workers_of(pid: int) -> list[int]:
