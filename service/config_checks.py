@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from llmrouter import registry
 from llmrouter.exceptions import ConfigError
 from llmrouter.pool import KnownModel, PriceBook, installed_cost_map, pocket_models
-from service.config_file import Path
-from service.config_problems import nearest, of_validation
+from service.config_file import Path, at
+from service.config_problems import nearest, of_validation, shown
 
 RESERVED_NAMES = frozenset({"auto", "llmrouter/auto"})
 """Names that ask for routing; no model may have them."""
@@ -143,7 +143,10 @@ def check_policy(
     kind = section.get("kind", "utility")
     kinds = registry.available("policy")
     if kind not in kinds:
-        return section, {(*path, "kind"): f"must be one of {', '.join(kinds)}; got {kind!r}{nearest(kind, kinds)}"}
+        place = (*path, "kind")
+        # As it was written, not as it is: it may come from a variable meant for something else.
+        wrote = at(written, place)
+        return section, {place: f"must be one of {', '.join(kinds)}; got {shown(wrote, place)}{nearest(wrote, kinds)}"}
     base, problems = _check_base(kind, section, written, path)
     model = _policy_model(kind)
     try:

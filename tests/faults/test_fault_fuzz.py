@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import os
 import time
@@ -58,12 +59,31 @@ def test_retry_after_that_is_out_of_range(date: str) -> None:
     assert retry_after_s(error, now=0.0) is None
 
 
-def test_no_secret_is_told_where_none_belongs() -> None:
-    tree = {**CONFIG, "auth": {"trusted_proxies": ["${KEY}"]}}
-    with pytest.raises(ConfigError) as caught:
-        parse_settings(as_yaml(tree), source="x.yaml", environment={"KEY": "sk-secret"})
-    assert "trusted_proxies" in str(caught.value)
-    assert "sk-secret" not in str(caught.value)
+@pytest.mark.parametrize("section", list(CONFIG))
+def test_no_secret_is_told_where_none_belongs(section: str) -> None:
+    """A secret is put into every place of a configuration: errors name the place, and quote what was written there."""
+    secret = "sk-secret-in-the-wrong-place"
+    for path in paths_in(CONFIG[section], (section,)):
+        for value in ("${KEY}", ["${KEY}"], {"a": "${KEY}"}):
+            tree = copy.deepcopy(CONFIG)
+            holder: Any = tree
+            for key in path[:-1]:
+                holder = holder[key]
+            holder[path[-1]] = value
+            try:
+                parse_settings(as_yaml(tree), source="x.yaml", environment={"KEY": secret})
+            except ConfigError as error:
+                told = str(error)
+            else:
+                continue
+            assert secret not in told, path
+
+
+def paths_in(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+    """Yield the place of every value below `path`."""
+    for key, one in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield (*path, key)
+        yield from paths_in(one, (*path, key))
 
 
 class Fuzzed:

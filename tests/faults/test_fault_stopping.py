@@ -26,6 +26,9 @@ CLIENTS = 64
 LOAD_S = 0.8
 # Nobody listens any more: the request was never sent.
 NOT_TAKEN = "ClientConnectorError"
+# It was sent over a connection that closed in that moment, which HTTP/1.1 cannot rule out. It was not carried out.
+CROSSED = ("ClientOSError", "ServerDisconnectedError")
+MOST_CROSSED = CLIENTS // 10
 
 
 async def unhurried(exchange: Exchange) -> None:
@@ -55,13 +58,15 @@ async def load_until(
 
 
 def kind_of(answer: Answer) -> str:
-    """Return how a request ended: right, refused, not taken, or wrong in some way."""
+    """Return how a request ended: right, refused, not taken, crossed with the end, or wrong in some way."""
     if is_right(answer):
         return "right"
     if answer.status == 503 and not answer.trouble and int(answer.headers["retry-after"]) >= 1:
         return "refused" if json.loads(answer.body)["error"]["code"] == "overloaded" else "wrong"
     if answer.status == 0 and answer.trouble == NOT_TAKEN:
         return "not taken"
+    if answer.status == 0 and answer.trouble in CROSSED:
+        return "crossed"
     return "wrong"
 
 
@@ -69,6 +74,7 @@ def check_accounts(answers: list[Answer], folder: Path) -> Counter[str]:
     """Check that no answer was wrong or cut off, and that the log holds each right one, once."""
     kinds = Counter(kind_of(answer) for answer in answers)
     assert not kinds["wrong"], next(answer for answer in answers if kind_of(answer) == "wrong")
+    assert kinds["crossed"] <= MOST_CROSSED
     recorded = Counter(outcome.request_id for outcome in stored(folder))
     assert set(recorded.values()) == {1}
     right = {answer.request_id for answer in answers if kind_of(answer) == "right"}
@@ -279,7 +285,7 @@ def test_a_worker_that_is_killed_under_load(tmp_path: Path, upstream: Misbehavin
     kinds = Counter(kind_of(answer) for answer in answers)
     wrong = [answer for answer in answers if kind_of(answer) == "wrong"]
     assert all(answer.trouble for answer in wrong), "cut off, and seen to be"
-    assert kinds["wrong"] + kinds["not taken"] <= 2 * CLIENTS
+    assert kinds["wrong"] + kinds["crossed"] + kinds["not taken"] <= 2 * CLIENTS
     assert kinds["right"] >= CLIENTS
 
 
