@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -222,7 +223,7 @@ def _places(model: ModelSettings, sessions: Any) -> Iterator[tuple[str, Callable
         label = model.name if len(deployments) == 1 else f"{model.name} (deployment {i + 1})"
         yield (
             label,
-            lambda given=parameters: registry.create("backend", model.backend, name=model.name, **given),  # type: ignore[misc]
+            partial(registry.create, "backend", model.backend, name=model.name, **parameters),
         )
 
 

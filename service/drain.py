@@ -37,11 +37,18 @@ async def linger(server: uvicorn.Server, sockets: Sequence[socket.socket], *, li
     """
     config: Any = server.config
     config.http_protocol_class.draining = True
-    waiting = [connection for listener in sockets for connection in _accepted(listener)]
+    # uvloop closes its listening socket a turn of the loop late, and what connected until then would be reset. So the
+    # queue stays open through duplicates, which are closed right behind the last look into it.
+    spares = [listener.dup() for listener in sockets]
     for listening in server.servers:
         listening.close()
     for listener in sockets:
         listener.close()
+    await asyncio.sleep(0)
+    waiting = []
+    for spare in spares:
+        waiting += _accepted(spare)
+        spare.close()
     loop = asyncio.get_running_loop()
 
     def protocol() -> Any:

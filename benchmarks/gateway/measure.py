@@ -151,7 +151,7 @@ def measure(peer: RunningPeer, cell: Cell, *, load: LoadProcess, echo: EchoProce
     machine_before, ends_before = machine_cpu_s(), load.cpu_s() + echo.cpu_s()
     started, before = time.perf_counter(), _usage(peer)
     result = load.run(LoadSpec(**{**asdict(spec), "seconds": cell.seconds, "seed": 2 * seed + 1}))
-    time.sleep(_SETTLE_S)
+    time.sleep(_SETTLE_S)  # what this cell put off is its own
     after, took_s = _usage(peer), time.perf_counter() - started
     ends_s, machine_s = load.cpu_s() + echo.cpu_s() - ends_before, machine_cpu_s() - machine_before
     stages_after = read_stages(peer)

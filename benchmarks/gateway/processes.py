@@ -106,7 +106,7 @@ class ManagedProcess:
                 raise StartError(f"ended with status {self._process.returncode}: {self._tail()}")
             if (status := http_status(url, headers)) is not None and status < 500:
                 return
-            time.sleep(_POLL_S)
+            time.sleep(_POLL_S)  # other programs do not say when they are ready
         raise StartError(f"did not answer {url} within {timeout_s:g} s: {self._tail()}")
 
     def usage(self) -> Usage:

@@ -29,7 +29,7 @@ from llmrouter.pool._failover import (
     most_telling,
 )
 from llmrouter.pool._hedge import Hedger
-from llmrouter.pool._http import HTTPSessions
+from llmrouter.pool._http import CALL_HEADERS, HTTPSessions
 from llmrouter.pool._known_model import KnownModel
 from llmrouter.pool._latency import LatencyWindow
 from llmrouter.pool._litellm import LiteLLMBackend
@@ -44,6 +44,7 @@ from llmrouter.pool._sse import DONE, EventSplitter, ServerSentEvent, encode_eve
 from llmrouter.pool._usage import StreamObserver, error_in, parse_usage, usage_from_body, usage_in
 
 __all__ = [
+    "CALL_HEADERS",
     "CHAT",
     "COMPLETIONS",
     "DEPLOYMENT_HEADER",

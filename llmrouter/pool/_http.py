@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from collections.abc import Mapping
+from contextvars import ContextVar
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import aiohttp
 
 _KEEPALIVE_S = 30.0
+
+CALL_HEADERS: ContextVar[Mapping[str, str]] = ContextVar("CALL_HEADERS", default=MappingProxyType({}))
+"""What the calls of one request send beside a backend's own headers, e.g. its place in a trace; names in lower case."""
 
 
 class CallTrace:

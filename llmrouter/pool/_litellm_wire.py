@@ -85,13 +85,14 @@ def litellm_module() -> ModuleType:
         import litellm
     except ImportError as error:
         raise missing() from error
-    module: ModuleType = litellm
+    # Its settings are attributes of the module, which the type of a module does not know.
+    module: Any = litellm
     # It prints help texts to standard output on errors otherwise.
-    module.suppress_debug_info = True  # type: ignore[attr-defined]
-    module.telemetry = False  # type: ignore[attr-defined]
+    module.suppress_debug_info = True
+    module.telemetry = False
     # It fetches images from URLs in messages for some providers: not from addresses inside the network.
-    module.user_url_validation = True  # type: ignore[attr-defined]
-    return module
+    module.user_url_validation = True
+    return litellm
 
 
 def missing() -> MissingExtraError:

@@ -11,7 +11,7 @@ import orjson
 
 from llmrouter.exceptions import BackendConnectError, BackendStatusError, BackendStreamError
 from llmrouter.pool._base import CHAT, COMPLETIONS, EMBEDDINGS, BackendResponse, Timeouts
-from llmrouter.pool._http import CallTrace, HTTPSessions
+from llmrouter.pool._http import CALL_HEADERS, CallTrace, HTTPSessions
 from llmrouter.pool._limits import CallLimits
 from llmrouter.pool._openai_stream import (
     OpenAIStream,
@@ -162,7 +162,7 @@ class OpenAIBackend:
                     self._sessions.session(self.base_url, fresh=was_reused).post(
                         f"{self.base_url}/{endpoint}",
                         data=payload,
-                        headers=self._headers,
+                        headers={**self._headers, **further} if (further := CALL_HEADERS.get()) else self._headers,
                         allow_redirects=False,
                         timeout=aiohttp.ClientTimeout(total=None, sock_connect=limits.timeouts.connect_s),
                         trace_request_ctx=trace,

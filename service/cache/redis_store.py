@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from service.cache.entry import Entry, decode, encode
@@ -84,9 +84,9 @@ class RedisStore:
         pattern = self._link.key(_PLACE, scope_name, "*")
         removed, cursor = 0, 0
         while True:
-            cursor, names = await self._link.run(lambda redis, at=cursor: _scan(redis, at, pattern))  # type: ignore[misc]
+            cursor, names = await self._link.run(partial(_scan, at=cursor, pattern=pattern))
             if names:
-                removed += await self._link.run(lambda redis, gone=names: redis.unlink(*gone))  # type: ignore[misc]
+                removed += await self._link.run(partial(_unlink, names=names))
             if not cursor:
                 return removed
 
@@ -126,6 +126,10 @@ async def _bytes_at(redis: Any, name: str) -> Any:
     return await redis.execute_command("GET", name, NEVER_DECODE=True)
 
 
-async def _scan(redis: Any, cursor: int, pattern: str) -> tuple[int, list[Any]]:
-    found: tuple[int, list[Any]] = await redis.scan(cursor, match=pattern, count=_PAGE)
+async def _unlink(redis: Any, *, names: list[Any]) -> int:
+    return int(await redis.unlink(*names))
+
+
+async def _scan(redis: Any, *, at: int, pattern: str) -> tuple[int, list[Any]]:
+    found: tuple[int, list[Any]] = await redis.scan(at, match=pattern, count=_PAGE)
     return found

@@ -67,6 +67,7 @@ class RedisKeyStore:
     async def add(self, record: KeyRecord, /) -> None:
         """Store a new key."""
         arguments = (record.id, record.to_json(), repr(record.created))
+        # A script of ours, above; what varies are its arguments.
         added = await self._run(lambda redis: redis.eval(_ADD, 2, self._records, self._order, *arguments))
         if not int(added):
             raise KeyStoreError(f"the key id {record.id} is taken")

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from llmrouter.exceptions import BackendStatusError, BackendStreamError, LLMRouterError
-from llmrouter.pool import BackendResponse, BackendStream, most_telling, usage_from_body
+from llmrouter.pool import CALL_HEADERS, BackendResponse, BackendStream, most_telling, usage_from_body
 from service.body import read_object
 from service.call import UNDECIDED, Call, decimal
 from service.chat import parse_request
@@ -75,6 +75,9 @@ class GenerationEndpoint:
             request_id=request_id,
             **gateway.parsing(principal),
         )
+        trace = gateway.telemetry.begin(request.headers.get("traceparent"))
+        if further := gateway.telemetry.upstream_headers(trace):
+            CALL_HEADERS.set(further)  # of this request's task
         stages = {"auth": authenticated - started, "parse": time.perf_counter() - read}
         return Call(
             request_id=request_id,
@@ -85,7 +88,7 @@ class GenerationEndpoint:
             received=received,
             principal=principal,
             stages=stages,
-            trace=gateway.telemetry.begin(request.headers.get("traceparent")),
+            trace=trace,
         )
 
     async def _serve(self, gateway: Gateway, request: Request, call: Call, send: Send) -> None:

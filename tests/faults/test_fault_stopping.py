@@ -23,12 +23,9 @@ from soak_results import record
 from wire import body_of, connect, read, request
 
 CLIENTS = 64
-LOAD_S = 0.8
+LOAD_S = 1.5
 # Nobody listens any more: the request was never sent.
 NOT_TAKEN = "ClientConnectorError"
-# It was sent over a connection that closed in that moment, which HTTP/1.1 cannot rule out. It was not carried out.
-CROSSED = ("ClientOSError", "ServerDisconnectedError")
-MOST_CROSSED = CLIENTS // 10
 
 
 async def unhurried(exchange: Exchange) -> None:
@@ -58,15 +55,13 @@ async def load_until(
 
 
 def kind_of(answer: Answer) -> str:
-    """Return how a request ended: right, refused, not taken, crossed with the end, or wrong in some way."""
+    """Return how a request ended: right, refused, not taken, or wrong in some way."""
     if is_right(answer):
         return "right"
     if answer.status == 503 and not answer.trouble and int(answer.headers["retry-after"]) >= 1:
         return "refused" if json.loads(answer.body)["error"]["code"] == "overloaded" else "wrong"
     if answer.status == 0 and answer.trouble == NOT_TAKEN:
         return "not taken"
-    if answer.status == 0 and answer.trouble in CROSSED:
-        return "crossed"
     return "wrong"
 
 
@@ -74,7 +69,6 @@ def check_accounts(answers: list[Answer], folder: Path) -> Counter[str]:
     """Check that no answer was wrong or cut off, and that the log holds each right one, once."""
     kinds = Counter(kind_of(answer) for answer in answers)
     assert not kinds["wrong"], next(answer for answer in answers if kind_of(answer) == "wrong")
-    assert kinds["crossed"] <= MOST_CROSSED
     recorded = Counter(outcome.request_id for outcome in stored(folder))
     assert set(recorded.values()) == {1}
     right = {answer.request_id for answer in answers if kind_of(answer) == "right"}
@@ -110,7 +104,7 @@ def test_stop_under_load(workers: int, reuse: bool, tmp_path: Path, upstream: Mi
         answers = asyncio.run(load_until(running, stop, reuse=reuse))
         assert running.wait() == 0, running.output[-2000:]
     kinds = check_accounts(answers, tmp_path)
-    assert kinds["right"] >= CLIENTS
+    assert kinds["right"] > CLIENTS
     assert took < 5, "it waits for no more than what is under way"
 
 
@@ -285,8 +279,8 @@ def test_a_worker_that_is_killed_under_load(tmp_path: Path, upstream: Misbehavin
     kinds = Counter(kind_of(answer) for answer in answers)
     wrong = [answer for answer in answers if kind_of(answer) == "wrong"]
     assert all(answer.trouble for answer in wrong), "cut off, and seen to be"
-    assert kinds["wrong"] + kinds["crossed"] + kinds["not taken"] <= 2 * CLIENTS
-    assert kinds["right"] >= CLIENTS
+    assert kinds["wrong"] + kinds["not taken"] <= 2 * CLIENTS
+    assert kinds["right"] > CLIENTS
 
 
 def workers_of(pid: int) -> list[int]:
