@@ -86,13 +86,14 @@ def litellm_module() -> ModuleType:
     except ImportError as error:
         raise missing() from error
     # Its settings are attributes of the module, which the type of a module does not know.
-    module: Any = litellm
+    loaded: ModuleType = litellm
+    module: Any = loaded
     # It prints help texts to standard output on errors otherwise.
     module.suppress_debug_info = True
     module.telemetry = False
     # It fetches images from URLs in messages for some providers: not from addresses inside the network.
     module.user_url_validation = True
-    return litellm
+    return loaded
 
 
 def missing() -> MissingExtraError:

@@ -17,7 +17,7 @@ from contracts.misbehaving_upstream import (
     ordinary_stream,
     usage_chunk,
 )
-from openai_backend_kit import SLOW, STREAM_BODY, behave, stream_bytes
+from openai_backend_kit import ORDINARY, SLOW, STREAM_BODY, behave, pieces_of, stream_bytes
 
 from llmrouter.exceptions import (
     BackendConnectError,
@@ -101,11 +101,6 @@ async def test_connections_are_kept_and_shared(upstream: MisbehavingUpstream) ->
 # Streams, byte for byte
 
 
-def pieces_of(stream: bytes, size: int) -> list[bytes]:
-    return [stream[i : i + size] for i in range(0, len(stream), size)]
-
-
-ORDINARY = b"".join(ordinary_stream("Hé", "llo", "漢字 🙂"))
 STREAMS = {
     "ordinary": ordinary_stream(),
     "one byte at a time": pieces_of(ORDINARY, 1),

@@ -15,7 +15,7 @@ from contracts.misbehaving_upstream import (
     ordinary_stream,
     usage_chunk,
 )
-from openai_backend_kit import SLOW, STREAM_BODY, behave, stream_bytes
+from openai_backend_kit import ORDINARY, SLOW, STREAM_BODY, behave, pieces_of, stream_bytes
 
 from llmrouter.exceptions import (
     BackendError,
