@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+
+from service.server import calm_collector
 
 # Found there already where the whole suite runs.
 for _folder in ("service", "service/limits"):
@@ -38,3 +41,17 @@ def redis() -> Iterator[RedisServer]:
     """Return a Redis of this test alone, to be frozen and killed."""
     with RedisServer() as server:
         yield server
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _collector_as_in_service() -> Iterator[None]:
+    """Set the garbage collector as `service.server.serve` does.
+
+    The heap of a long test run is large, and a full collection of it was measured to hold up everything for half a
+    second on an idle machine; a gateway of its own has no such heap.
+    """
+    thresholds = gc.get_threshold()
+    calm_collector()
+    yield
+    gc.unfreeze()
+    gc.set_threshold(*thresholds)

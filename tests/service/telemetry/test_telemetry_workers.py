@@ -126,7 +126,8 @@ def test_too_many_series_spill_and_are_logged_once(caplog: pytest.LogCaptureFixt
     histogram.observe(("small",), 0.5)
     assert len(given.snapshot()) < CAPACITY
     assert set(given.snapshot().values()) == {(1.0,)}
-    assert len(caplog.records) == 1
+    # Others may log meanwhile: the event loop does, of what a test before this one left behind.
+    assert [record.name for record in caplog.records].count("service.telemetry.tallies") == 1
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -1.0])
