@@ -25,13 +25,19 @@ logger = logging.getLogger(__name__)
 MAX_BATCH = 64
 """More are decided in a second batch, so that the first of many waits for no more than these."""
 
-LONGEST_TURN_S = 0.001
+LONGEST_WAIT_S = 0.001
+"""A request waits no longer than this for others to be decided with; decisions dearer than this go to the thread."""
+
+LONGEST_TURN_S = 0.002
 """The event loop is held up by a batch for no longer than about this."""
 
 _LONG_TEXT = 4000
 _SMOOTHING = 0.05
 # Until it is known what a decision costs. The first ones load what is loaded on first use, and count for little.
 _FIRST_GUESS_S = 0.0005
+# The number that fits into a turn follows what full turns took: slowly, as other programs disturb the clock.
+_ADJUSTMENT = 0.2
+_LARGEST_STEP = 2.0
 
 
 class BatchEngine(Protocol):
@@ -53,7 +59,7 @@ class Routing:
     """Decides for one event loop.
 
     An idle gateway decides at once. A busy one takes together what came within one turn of the loop, and within the
-    turns after it for as long as each brings more, up to `longest_turn_s`; so it spends less on each decision.
+    turns after it for as long as each brings more, up to `longest_wait_s`; so it spends less on each decision.
 
     Parameters
     ----------
@@ -63,6 +69,8 @@ class Routing:
         Largest batch.
     longest_turn_s : float
         Seconds for which the event loop may be held up; 0 decides everything in the thread.
+    longest_wait_s : float
+        Seconds for which a request may wait for others to come.
 
     Attributes
     ----------
@@ -70,15 +78,25 @@ class Routing:
         Since the start.
     cost_s : float
         Seconds that a decision takes, smoothed.
+    fitting : float
+        Decisions that fit into a turn. Not `longest_turn_s` over `cost_s`: a large batch spends less on each, so what
+        fits is found by what full turns took.
     """
 
     def __init__(
-        self, name: str = "routing", *, max_batch: int = MAX_BATCH, longest_turn_s: float = LONGEST_TURN_S
+        self,
+        name: str = "routing",
+        *,
+        max_batch: int = MAX_BATCH,
+        longest_turn_s: float = LONGEST_TURN_S,
+        longest_wait_s: float = LONGEST_WAIT_S,
     ) -> None:
         self.max_batch = max_batch
         self.longest_turn_s = longest_turn_s
+        self.longest_wait_s = min(longest_wait_s, longest_turn_s)
         self.batches = self.decided = 0
         self.cost_s = _FIRST_GUESS_S
+        self.fitting = max(longest_turn_s / _FIRST_GUESS_S, 1.0)
         self._gathered: deque[_Job] = deque()
         self._seen = 0
         self._gather_until = self._ended = 0.0
@@ -91,7 +109,7 @@ class Routing:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Decision] = loop.create_future()
         job = _Job(request, neighbours, engine, future)
-        if self.cost_s > self.longest_turn_s or len(request.text) > _LONG_TEXT:
+        if self.cost_s > self.longest_wait_s or len(request.text) > _LONG_TEXT:
             self._hand_over(job)
         else:
             self._gathered.append(job)
@@ -99,7 +117,7 @@ class Routing:
                 self._seen = 1
                 now = loop.time()
                 # Where the last batch has only just been decided, more may be coming.
-                self._gather_until = now + self.longest_turn_s if now - self._ended < self.longest_turn_s else 0.0
+                self._gather_until = now + self.longest_wait_s if now - self._ended < self.longest_wait_s else 0.0
                 loop.call_soon(self._turn, loop)
         return await future
 
@@ -114,18 +132,26 @@ class Routing:
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
         """Decide as many as fit into a turn; the rest has the next one."""
         waiting = len(self._gathered)
-        fitting = int(self.longest_turn_s / self.cost_s) if self.cost_s > 0 else self.max_batch
+        fitting = min(int(self.fitting), self.max_batch)
         if self._seen < waiting < fitting and loop.time() < self._gather_until:
             self._seen = waiting
             loop.call_soon(self._turn, loop)
             return
-        count = min(max(fitting, 1), self.max_batch, waiting)
-        batch = [self._gathered.popleft() for _ in range(count)]
+        batch = [self._gathered.popleft() for _ in range(min(fitting, waiting))]
+        before = time.perf_counter()
         for group, results in self._decided(batch):
             _resolve(group, results)
+        if len(batch) == fitting:
+            self._adjust(time.perf_counter() - before)
         self._ended = loop.time()
         if self._gathered:
             loop.call_soon(self._turn, loop)
+
+    def _adjust(self, taken_s: float) -> None:
+        """Learn from a full turn how many fit."""
+        room = self.longest_turn_s / max(taken_s, 1e-9)
+        step = min(max(room, 1.0 / _LARGEST_STEP), _LARGEST_STEP) - 1.0
+        self.fitting = min(max(self.fitting * (1.0 + _ADJUSTMENT * step), 1.0), float(self.max_batch))
 
     # In the thread
 
@@ -177,7 +203,7 @@ class Routing:
         finally:
             taken_s = (time.perf_counter() - before) / len(group)
             # One that took long says little, be it a page fault or another program on the core; many say a lot.
-            self.cost_s += _SMOOTHING * (min(taken_s, 100 * self.longest_turn_s or taken_s) - self.cost_s)
+            self.cost_s += _SMOOTHING * (min(taken_s, 100 * self.longest_wait_s or taken_s) - self.cost_s)
 
 
 def _resolve(group: Sequence[_Job], results: Sequence[Decision | BaseException]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 
@@ -132,9 +133,31 @@ async def test_cheap_decisions_are_made_in_the_loop_together() -> None:
 
 async def test_a_turn_of_the_loop_takes_no_more_than_fit_into_it() -> None:
     routing, engine = Routing(), InstantEngine()
-    routing.cost_s = routing.longest_turn_s / 2.5
+    routing.fitting = 2.5
     await asyncio.gather(*(routing.route(engine, RoutingRequest(str(i))) for i in range(3)))
     assert engine.batches[0] == ["0", "1"]
+
+
+@pytest.mark.parametrize(("fixed_s", "each_s", "fits"), [(0.003, 0.001, 5), (0.0, 0.0001, 32), (0.02, 0.001, 1)])
+async def test_as_many_fit_into_a_turn_as_full_turns_had_time_for(
+    monkeypatch: pytest.MonkeyPatch, fixed_s: float, each_s: float, fits: int
+) -> None:
+    class Clock:
+        now = 0.0
+
+        @classmethod
+        def perf_counter(cls) -> float:
+            return cls.now
+
+    class Engine(InstantEngine):
+        def route_many(self, requests: Sequence[RoutingRequest], *, neighbours: int = 0) -> list[Any]:
+            Clock.now += fixed_s + each_s * len(requests)
+            return super().route_many(requests, neighbours=neighbours)
+
+    monkeypatch.setattr("service.batcher.time", Clock)
+    routing, engine = Routing(max_batch=32, longest_turn_s=0.008, longest_wait_s=1.0), Engine()
+    await asyncio.gather(*(routing.route(engine, RoutingRequest(str(i))) for i in range(2000)))
+    assert len(engine.batches[-2]) == fits
 
 
 async def test_dear_decisions_and_long_prompts_go_to_the_thread() -> None:
