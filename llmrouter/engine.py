@@ -228,6 +228,7 @@ class RoutingEngine:
             artifact_id=self.artifact_id,
             warnings=decision.warnings + self.warnings,
             neighbours=neighbours,
+            explored=decision.explored,
         )
 
     def estimate(self, texts: Sequence[str], prompt_tokens: Sequence[int]) -> list[Estimates]:

@@ -248,6 +248,8 @@ class RoutingRequest:
         Who and what asks; recorded. Of these only a conversation is used for choosing, by the sticky policy.
     dry_run : bool
         Nothing will be called: policies decide, and count nothing (budget, quota, conversation).
+    explore : bool
+        Whether an exploring policy may try a model for what is learned from it.
     """
 
     text: str
@@ -260,6 +262,7 @@ class RoutingRequest:
     conversation_id: str | None = None
     key_id: str | None = None
     dry_run: bool = False
+    explore: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,7 +309,10 @@ class Estimates:
 
 @dataclass(frozen=True, slots=True)
 class RankedModel:
-    """One line of a decision's ranking."""
+    """One line of a decision's ranking.
+
+    `propensity` is the probability with which the policy would have put this model first; NaN where nobody can say.
+    """
 
     model: str
     expected_quality: float
@@ -314,6 +320,7 @@ class RankedModel:
     expected_cost_usd: float
     eligible: bool = True
     reason: str = ""
+    propensity: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,6 +349,13 @@ class Decision:
         E.g. that a model was given a prior because the artifact does not know it.
     neighbours : tuple of Neighbour
         The nearest training prompts, when they were asked for.
+    explored : bool
+        Whether chance, not the estimates, put the first model there.
+    lane : str
+        ``canary`` where a router on trial decided, else "".
+    shadow : mapping or None
+        What a router in shadow mode would have done: ``{"artifact_id", "model", "expected_quality",
+        "expected_cost_usd"}``.
     """
 
     ranking: tuple[RankedModel, ...]
@@ -351,6 +365,9 @@ class Decision:
     artifact_id: str = ""
     warnings: tuple[str, ...] = ()
     neighbours: tuple[Neighbour, ...] = ()
+    explored: bool = False
+    lane: str = ""
+    shadow: Mapping[str, Any] | None = None
 
     @property
     def model(self) -> str:
@@ -417,7 +434,8 @@ class Outcome:
     propensity : float
         Probability with which it was chosen; NaN where nobody can say.
     candidates : mapping
-        Model -> ``{"quality": ..., "standard_error": ..., "cost_usd": ...}`` as expected at decision time.
+        Model -> ``{"quality": ..., "standard_error": ..., "cost_usd": ..., "propensity": ...}`` as expected at decision
+        time; outcomes of older versions have no propensity here.
     key_id, team, conversation_id : str or None
         Who asked, and in which conversation.
     prompt, prompt_sha256, embedding, task
@@ -452,6 +470,12 @@ class Outcome:
         Whether the answer was streamed.
     cache : str
         ``hit`` or ``semantic`` where our own cache answered, else "".
+    explored, lane, shadow
+        See `Decision`.
+    quality_by : tuple of str
+        Keys whose judgements are in `quality`; "" stands for the gateway itself or a caller without key.
+    finish_reason : str or None
+        Why the answer ended, in OpenAI's words: ``stop``, ``length``, ``tool_calls``, ``content_filter``.
     """
 
     request_id: str
@@ -493,6 +517,12 @@ class Outcome:
     deployment: str | None = None
     team: str | None = None
     attempts: tuple[Mapping[str, Any], ...] = ()
+    # Since version 3.
+    explored: bool = False
+    lane: str = ""
+    shadow: Mapping[str, Any] | None = None
+    quality_by: tuple[str, ...] = ()
+    finish_reason: str | None = None
 
 
 def is_missing(value: float | None) -> bool:

@@ -186,11 +186,15 @@ class Call:
             artifact_id=self.decision.artifact_id,
             policy=self.decision.policy,
             propensity=self.decision.propensity,
+            explored=self.decision.explored,
+            lane=self.decision.lane,
+            shadow=self.decision.shadow,
             candidates={
                 entry.model: {
                     "quality": entry.expected_quality,
                     "standard_error": entry.standard_error,
                     "cost_usd": entry.expected_cost_usd,
+                    "propensity": entry.propensity,
                 }
                 for entry in self.decision.ranking
                 if math.isfinite(entry.expected_quality)

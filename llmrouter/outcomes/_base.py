@@ -11,13 +11,17 @@ from llmrouter.types import Outcome
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
-    """A judgement of one answer; idempotent on (request_id, source)."""
+    """A judgement of one answer; idempotent on (request_id, source).
+
+    `by` is the key that gave it; "" for the gateway itself, or a caller without a key.
+    """
 
     request_id: str
     quality: float
     source: str = "user"
     weight: float = 1.0
     time: float = 0.0
+    by: str = ""
 
 
 @runtime_checkable

@@ -38,7 +38,7 @@ def join_feedback(outcome: Outcome, judgements: Iterable[Feedback]) -> Outcome:
 
     A quality that the outcome was stored with counts as a judgement of its own source, until that source judges
     again. `quality_weight` is the sum of the weights, `quality_source` names the sources, `quality_time` is the
-    latest.
+    latest, `quality_by` are the keys that judged.
     """
     by_source = {judgement.source: judgement for judgement in judgements}
     if not by_source:
@@ -56,4 +56,5 @@ def join_feedback(outcome: Outcome, judgements: Iterable[Feedback]) -> Outcome:
         quality_source=", ".join(sorted(by_source)),
         quality_weight=weight,
         quality_time=max(judgement.time for judgement in by_source.values()),
+        quality_by=tuple(sorted({judgement.by for judgement in by_source.values()})),
     )

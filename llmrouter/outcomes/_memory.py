@@ -44,10 +44,7 @@ class MemoryOutcomeStore:
             judgements = self._feedback.setdefault(feedback.request_id, {})
             before = judgements.get(feedback.source)
             if before is None or (before.quality, before.weight) != (feedback.quality, feedback.weight):
-                stamped = feedback.time or time.time()
-                judgements[feedback.source] = Feedback(
-                    feedback.request_id, feedback.quality, feedback.source, feedback.weight, stamped
-                )
+                judgements[feedback.source] = dataclasses.replace(feedback, time=feedback.time or time.time())
             return feedback.request_id in self._outcomes
 
     def update_costs(self, costs: Iterable[tuple[str, float, str]], /) -> int:

@@ -25,8 +25,10 @@ from llmrouter.outcomes._sqlite_rows import (
 )
 from llmrouter.types import Outcome
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 SECONDS_PER_DAY = 86_400.0
+
+_FEEDBACK_BY_VERSION = 3
 
 _PAGE = 500
 _COLUMNS = ", ".join(f'"{name}"' for name in COLUMN_NAMES)
@@ -38,7 +40,7 @@ _CREATE = (
     "CREATE INDEX outcomes_by_time ON outcomes (time)",
     """CREATE TABLE feedback (request_id TEXT NOT NULL, source TEXT NOT NULL, quality REAL NOT NULL,
     weight REAL NOT NULL, time REAL NOT NULL, received REAL NOT NULL, pending INTEGER NOT NULL,
-    PRIMARY KEY (request_id, source))""",
+    given_by TEXT NOT NULL DEFAULT '', PRIMARY KEY (request_id, source))""",
     "CREATE INDEX feedback_pending ON feedback (received) WHERE pending = 1",
 )
 _APPEND = (
@@ -54,9 +56,10 @@ _SCAN = (
     "WHERE (time, rowid) > (?, ?) ORDER BY time, rowid LIMIT ?"
 )
 _JUDGE = (
-    "INSERT INTO feedback (request_id, source, quality, weight, time, received, pending) VALUES (?, ?, ?, ?, ?, ?, ?) "
+    "INSERT INTO feedback (request_id, source, quality, weight, time, given_by, received, pending) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
     "ON CONFLICT (request_id, source) DO UPDATE SET quality = excluded.quality, weight = excluded.weight, "
-    "time = excluded.time, received = excluded.received "
+    "time = excluded.time, received = excluded.received, given_by = excluded.given_by "
     "WHERE quality <> excluded.quality OR weight <> excluded.weight"
 )
 
@@ -183,7 +186,7 @@ class SQLiteOutcomeStore:
             if known is None:
                 expired = now - self.pending_s
                 connection.execute("DELETE FROM feedback WHERE pending = 1 AND received < ?", (expired,))
-            judged = (feedback.quality, feedback.weight, feedback.time or now)
+            judged = (feedback.quality, feedback.weight, feedback.time or now, storable_text(feedback.by))
             connection.execute(_JUDGE, (request_id, source, *judged, now, int(known is None)))
         return known is not None
 
@@ -310,6 +313,8 @@ def _migrate(connection: sqlite3.Connection, version: int) -> None:
     for later in range(version + 1, SCHEMA_VERSION + 1):
         for definition in ADDED_COLUMNS[later]:
             connection.execute(f"ALTER TABLE outcomes ADD COLUMN {definition}")
+        if later == _FEEDBACK_BY_VERSION:
+            connection.execute("ALTER TABLE feedback ADD COLUMN given_by TEXT NOT NULL DEFAULT ''")
     connection.execute("UPDATE llmrouter_schema SET version = ?", (SCHEMA_VERSION,))
 
 
@@ -331,7 +336,7 @@ def _joined(connection: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> li
     judgements: dict[str, list[Feedback]] = {}
     marks = ", ".join("?" * len(outcomes))
     found = connection.execute(
-        f"SELECT request_id, quality, source, weight, time FROM feedback WHERE request_id IN ({marks})",  # noqa: S608
+        f"SELECT request_id, quality, source, weight, time, given_by FROM feedback WHERE request_id IN ({marks})",  # noqa: S608
         [outcome.request_id for outcome in outcomes],
     )
     for row in found:

@@ -71,6 +71,7 @@ def _count(value: float) -> int | None:
 _TEXT = _Field("TEXT", storable_text, str)
 _REAL = _Field("REAL", float, float)
 _INTEGER = _Field("INTEGER", _count, int)
+_FLAG = _Field("INTEGER", int, bool)
 _CANDIDATES = _Field("TEXT", _to_json, _candidates)
 _EMBEDDING = _Field("BLOB", _pack, _unpack)
 _NAMES = _Field("TEXT", _names_to_json, _json_tuple)
@@ -109,7 +110,7 @@ _FIELDS: Mapping[str, _Field] = {
     "quality_time": _REAL,
     # Added by version 2 of the schema.
     "endpoint": _TEXT,
-    "stream": _Field("INTEGER", int, bool),
+    "stream": _FLAG,
     "usage": _OBJECT,
     "price_as_of": _TEXT,
     "overhead_cost_usd": _REAL,
@@ -117,17 +118,36 @@ _FIELDS: Mapping[str, _Field] = {
     "deployment": _TEXT,
     "team": _TEXT,
     "attempts": _RECORDS,
+    # Added by version 3.
+    "explored": _FLAG,
+    "lane": _TEXT,
+    "shadow": _OBJECT,
+    "quality_by": _NAMES,
+    "finish_reason": _TEXT,
 }
 
 COLUMN_NAMES = tuple(_FIELDS)
 COLUMN_DEFINITIONS = ", ".join(f'"{name}" {field.sql_type}' for name, field in _FIELDS.items())
+_FIRST_OF_VERSION = {2: "endpoint", 3: "explored"}
+_STARTS = {version: COLUMN_NAMES.index(name) for version, name in _FIRST_OF_VERSION.items()}
 ADDED_COLUMNS = {
-    2: tuple(f'"{name}" {_FIELDS[name].sql_type}' for name in COLUMN_NAMES[COLUMN_NAMES.index("endpoint") :])
+    version: tuple(
+        f'"{name}" {_FIELDS[name].sql_type}' for name in COLUMN_NAMES[start : _STARTS.get(version + 1, len(_FIELDS))]
+    )
+    for version, start in _STARTS.items()
 }
 """Version of the schema -> definitions of the columns that it added."""
 
 # What SQLite has no value for, and what rows older than a column stand for.
-_WHERE_NULL: Mapping[str, Any] = {"propensity": math.nan, "endpoint": "", "cache": "", "attempts": ()}
+_WHERE_NULL: Mapping[str, Any] = {
+    "propensity": math.nan,
+    "endpoint": "",
+    "cache": "",
+    "attempts": (),
+    "explored": False,
+    "lane": "",
+    "quality_by": (),
+}
 
 _values = attrgetter(*COLUMN_NAMES)
 _STRUCTURED = tuple(

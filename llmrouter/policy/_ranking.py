@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -137,21 +138,22 @@ def decide(view: View, appraisal: Appraisal) -> Decision:
         eligible = [i for i in eligible if not reasons[i]]
         if not eligible:
             raise NoEligibleModelError({c.name: r for c, r in zip(view.candidates, reasons, strict=True)})
-    order, propensity = _ordered(view, appraisal, eligible)
+    order, chances = _ordered(view, appraisal, eligible)
     if len(order) < len(reasons):
         order = order + [i for i, reason in enumerate(reasons) if reason]
     if appraisal.warnings:
         reasons = [*reasons]
         reasons[order[0]] = "; ".join(appraisal.warnings)
     usable = len(eligible)
+    chances += [0.0] * (len(order) - usable)
     quality, std, cost, candidates = view.quality, view.std, view.cost, view.candidates
     ranking = tuple(
         [
-            RankedModel(candidates[i].card.name, quality[i], std[i], cost[i], rank < usable, reasons[i])
+            RankedModel(candidates[i].card.name, quality[i], std[i], cost[i], rank < usable, reasons[i], chances[rank])
             for rank, i in enumerate(order)
         ]
     )
-    return Decision(ranking, propensity, appraisal.policy, warnings=appraisal.warnings)
+    return Decision(ranking, chances[0], appraisal.policy, warnings=appraisal.warnings)
 
 
 def by_score(scores: Sequence[float], cost: Sequence[float], positions: Sequence[int]) -> list[int]:
@@ -183,16 +185,23 @@ def flat_scores(view: View, appraisal: Appraisal) -> list[float]:
     ]
 
 
-def _ordered(view: View, appraisal: Appraisal, eligible: list[int]) -> tuple[list[int], float]:
+def _ordered(view: View, appraisal: Appraisal, eligible: list[int]) -> tuple[list[int], list[float]]:
+    """Return the eligible positions in order, and with what probability each would have been first."""
     order = by_score(appraisal.scores, view.cost, eligible)
     if appraisal.samples is not None:
         probabilities = choice_probabilities(appraisal.samples, order, smoothing=appraisal.smoothing)
         # The last one takes what rounding leaves of the unit interval.
         chosen = min(int(np.searchsorted(np.cumsum(probabilities), appraisal.uniform, side="right")), len(order) - 1)
-        return [order[chosen], *order[:chosen], *order[chosen + 1 :]], float(probabilities[chosen])
+        chances: list[float] = probabilities.tolist()
+        return _first(order, chosen), _first(chances, chosen)
     if appraisal.tiers is not None:
         order.sort(key=appraisal.tiers.__getitem__)
-    return order, 1.0
+    return order, [1.0] + [0.0] * (len(order) - 1)
+
+
+def _first(values: list[Any], place: int) -> list[Any]:
+    """Return the values with that of `place` before the others."""
+    return [values[place], *values[:place], *values[place + 1 :]]
 
 
 def choice_probabilities(samples: FloatArray, positions: Sequence[int], *, smoothing: float) -> FloatArray:

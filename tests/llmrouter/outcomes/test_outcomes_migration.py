@@ -61,7 +61,7 @@ def version(path: Path) -> int:
 
 def test_an_old_log_keeps_its_rows_and_takes_new_ones(path: Path) -> None:
     store = SQLiteOutcomeStore(path)
-    assert version(path) == SCHEMA_VERSION == 2
+    assert version(path) == SCHEMA_VERSION == 3
     old = store.get("old1")
     assert old == make_outcome(
         "old1",
@@ -72,6 +72,7 @@ def test_an_old_log_keeps_its_rows_and_takes_new_ones(path: Path) -> None:
         quality_source="user",
         quality_weight=1.0,
         quality_time=5.0,
+        quality_by=("",),
     ), "new fields have their defaults"
     new = make_outcome("new", usage={"prompt_tokens": 3}, stream=False, attempts=({"model": "m", "status": 500},))
     store.append([new])

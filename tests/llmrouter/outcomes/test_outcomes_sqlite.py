@@ -200,8 +200,8 @@ def test_another_programs_database(tmp_path: Path) -> None:
 def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     fill(tmp_path / "o.db", 1)
     with sqlite3.connect(tmp_path / "o.db") as connection:
-        connection.execute("UPDATE llmrouter_schema SET version = 3")
-    with pytest.raises(StoreError, match="has schema version 3, this llmrouter knows 2.*Upgrade llmrouter"):
+        connection.execute("UPDATE llmrouter_schema SET version = 4")
+    with pytest.raises(StoreError, match="has schema version 4, this llmrouter knows 3.*Upgrade llmrouter"):
         SQLiteOutcomeStore(tmp_path / "o.db")
 
 
