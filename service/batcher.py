@@ -3,7 +3,8 @@
 Where a decision is cheap (the static encoders: a few tenths of a millisecond) it is made between two turns of the
 event loop; where it is not (a neural encoder, a large index, a long prompt) in a thread of its own. A thread for cheap
 work costs more than the work: with 16 requests at a time on one core, handing the interpreter lock back and forth was
-measured to add 9 ms to a decision of 0.4 ms.
+measured to add 9 ms to a decision of 0.4 ms. For the same reason what a decision costs in the thread is its processor
+time: its duration there is mostly waiting for that lock, and cheap work would never come back.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from llmrouter.exceptions import LLMRouterError
@@ -26,10 +27,10 @@ MAX_BATCH = 64
 """More are decided in a second batch, so that the first of many waits for no more than these."""
 
 LONGEST_WAIT_S = 0.001
-"""A request waits no longer than this for others to be decided with; decisions dearer than this go to the thread."""
+"""A request waits no longer than this for others to be decided with."""
 
 LONGEST_TURN_S = 0.002
-"""The event loop is held up by a batch for no longer than about this."""
+"""The event loop is held up by a batch for no longer than about this; a dearer decision goes to the thread."""
 
 _LONG_TEXT = 4000
 _SMOOTHING = 0.05
@@ -38,6 +39,10 @@ _FIRST_GUESS_S = 0.0005
 # The number that fits into a turn follows what full turns took: slowly, as other programs disturb the clock.
 _ADJUSTMENT = 0.2
 _LARGEST_STEP = 2.0
+# What turned out dear in the loop stays in the thread for a while, longer each time: work that waits for a device takes
+# little processor time, and must not be tried in the loop again and again.
+_FIRST_AWAY_S = 1.0
+_LONGEST_AWAY_S = 300.0
 
 
 class BatchEngine(Protocol):
@@ -100,6 +105,8 @@ class Routing:
         self._gathered: deque[_Job] = deque()
         self._seen = 0
         self._gather_until = self._ended = 0.0
+        self._away_until = 0.0
+        self._away_s = _FIRST_AWAY_S
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._started = False
@@ -109,7 +116,7 @@ class Routing:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Decision] = loop.create_future()
         job = _Job(request, neighbours, engine, future)
-        if self.cost_s > self.longest_wait_s or len(request.text) > _LONG_TEXT:
+        if self._dear(loop) or len(request.text) > _LONG_TEXT:
             self._hand_over(job)
         else:
             self._gathered.append(job)
@@ -129,6 +136,9 @@ class Routing:
 
     # In the event loop
 
+    def _dear(self, loop: asyncio.AbstractEventLoop) -> bool:
+        return self.cost_s > self.longest_turn_s or loop.time() < self._away_until
+
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
         """Decide as many as fit into a turn; the rest has the next one."""
         waiting = len(self._gathered)
@@ -139,11 +149,14 @@ class Routing:
             return
         batch = [self._gathered.popleft() for _ in range(min(fitting, waiting))]
         before = time.perf_counter()
-        for group, results in self._decided(batch):
+        for group, results in self._decided(batch, time.perf_counter):
             _resolve(group, results)
         if len(batch) == fitting:
             self._adjust(time.perf_counter() - before)
         self._ended = loop.time()
+        if self.cost_s > self.longest_turn_s:
+            self._away_until = self._ended + self._away_s
+            self._away_s = min(2 * self._away_s, _LONGEST_AWAY_S)
         if self._gathered:
             loop.call_soon(self._turn, loop)
 
@@ -174,7 +187,7 @@ class Routing:
                     last = True
                     break
                 batch.append(more)
-            for group, results in self._decided(batch):
+            for group, results in self._decided(batch, time.thread_time):
                 try:
                     group[0].future.get_loop().call_soon_threadsafe(_resolve, group, results)
                 except RuntimeError:  # the loop has ended, and everybody who waited with it
@@ -184,26 +197,28 @@ class Routing:
 
     # In either
 
-    def _decided(self, batch: Sequence[_Job]) -> list[tuple[list[_Job], Sequence[Decision | BaseException]]]:
+    def _decided(
+        self, batch: Sequence[_Job], clock: Callable[[], float]
+    ) -> list[tuple[list[_Job], Sequence[Decision | BaseException]]]:
         # Requests that differ in these were taken in the moment of a reload, or ask for neighbours (dry runs).
         groups: dict[tuple[int, int], list[_Job]] = {}
         for job in batch:
             if not job.future.cancelled():
                 groups.setdefault((id(job.engine), job.neighbours), []).append(job)
-        return [(group, self._decide(group)) for group in groups.values()]
+        return [(group, self._decide(group, clock)) for group in groups.values()]
 
-    def _decide(self, group: Sequence[_Job]) -> Sequence[Decision | BaseException]:
+    def _decide(self, group: Sequence[_Job], clock: Callable[[], float]) -> Sequence[Decision | BaseException]:
         self.batches += 1
         self.decided += len(group)
-        before = time.perf_counter()
+        before = clock()
         try:
             return group[0].engine.route_many([job.request for job in group], neighbours=group[0].neighbours)
         except Exception as error:
             return [error] * len(group)
         finally:
-            taken_s = (time.perf_counter() - before) / len(group)
+            taken_s = (clock() - before) / len(group)
             # One that took long says little, be it a page fault or another program on the core; many say a lot.
-            self.cost_s += _SMOOTHING * (min(taken_s, 100 * self.longest_wait_s or taken_s) - self.cost_s)
+            self.cost_s += _SMOOTHING * (min(taken_s, 50 * self.longest_turn_s or taken_s) - self.cost_s)
 
 
 def _resolve(group: Sequence[_Job], results: Sequence[Decision | BaseException]) -> None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -26,6 +25,7 @@ from service import config_checks, config_file, config_problems
 from service.cache.settings import CacheSettings
 from service.endpoints import Served
 from service.keys.settings import AuthSettings
+from service.learning.settings import LearningSettings
 from service.limits.settings import LimitsSettings, RedisSettings
 from service.pricing_settings import PriceSettings, PricingSettings
 from service.resilience.settings import DeploymentSettings, ResilienceSettings
@@ -40,15 +40,6 @@ DEFAULT_CONFIG = Path(__file__).parent / "default.yaml"
 """The embedded configuration: the pocket pool, the shipped artifact, a SQLite log in the working directory."""
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$"
-
-
-def _refuse(value: object) -> None:
-    if value:
-        raise ValueError("is not available in this version yet; remove it (or leave it empty)")
-
-
-NotYet = Annotated[None, BeforeValidator(_refuse)]
-"""A section of the agreed configuration that a later version reads: accepted only while absent or empty."""
 
 
 class SpeedSettings(Section):
@@ -249,7 +240,7 @@ class Settings(Section):
     limits: LimitsSettings = LimitsSettings()
     cache: CacheSettings | None = None
     resilience: ResilienceSettings = ResilienceSettings()
-    learning: NotYet = None
+    learning: LearningSettings = LearningSettings()
     redis: RedisSettings | None = None
     telemetry: TelemetrySettings = TelemetrySettings()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from llmrouter.exceptions import LLMRouterError, NoEligibleModelError
 from llmrouter.types import Decision, RankedModel, RoutingRequest
+from service import batcher
 from service.batcher import Routing
 
 
@@ -173,6 +175,51 @@ async def test_dear_decisions_and_long_prompts_go_to_the_thread() -> None:
         await routing.route(engine, RoutingRequest("short"))
     assert routing.cost_s < routing.longest_turn_s
     assert threading.current_thread().name in engine.threads
+    routing.close()
+
+
+async def test_what_waits_for_a_device_stays_in_the_thread_longer_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Device(InstantEngine):
+        def route_many(self, requests: Sequence[RoutingRequest], *, neighbours: int = 0) -> list[Any]:
+            time.sleep(0.005)  # no processor time
+            return super().route_many(requests, neighbours=neighbours)
+
+    monkeypatch.setattr(batcher, "_FIRST_AWAY_S", 0.2)
+    routing, engine = Routing(), Device()
+    loop_s = []
+    for _ in range(2):
+        while not engine.threads or "routing" not in engine.threads:
+            await routing.route(engine, RoutingRequest("x"))
+        left = asyncio.get_running_loop().time()
+        engine.threads.clear()
+        routing.cost_s = 0.0  # as it comes to look there
+        while engine.threads <= {"routing"}:
+            await routing.route(engine, RoutingRequest("x"))
+        loop_s.append(asyncio.get_running_loop().time() - left)
+        engine.threads.clear()
+    routing.close()
+    assert loop_s[0] > 0.15
+    assert loop_s[1] > 0.35
+
+
+async def test_work_that_is_dear_only_by_waiting_for_the_interpreter_comes_back_to_the_loop() -> None:
+    routing, engine = Routing(), InstantEngine()
+    routing.cost_s = 1.0
+    ending = threading.Event()
+
+    def hold_the_interpreter() -> None:
+        while not ending.is_set():
+            sum(range(1000))
+
+    rival = threading.Thread(target=hold_the_interpreter)
+    rival.start()
+    try:
+        for _ in range(200):
+            await routing.route(engine, RoutingRequest("short"))
+    finally:
+        ending.set()
+        rival.join()
+    assert routing.cost_s < routing.longest_turn_s
     routing.close()
 
 

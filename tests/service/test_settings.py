@@ -268,7 +268,7 @@ def nested(depth: int) -> dict[str, Any]:
         ),
         ({"server": {"port": 70000}}, "server.port", "got 70000"),
         ({"server": {"workers": 0}}, "server.workers", "got 0"),
-        ({"learning": {"every_s": 60}}, "learning", "is not available in this version yet"),
+        ({"learning": {"every_s": 60}}, "learning.every_s", "unknown key"),
         ({"auth": {"keys": []}}, "auth.keys", "unknown key"),
         ({"redis": "redis://x"}, "redis", "must be a mapping; got 'redis://x'"),
         ({"pool": [{**ONE, "endpoints": ["chat", "chatt"]}]}, "pool[0].endpoints[1]", "did you mean 'chat'?"),

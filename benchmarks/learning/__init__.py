@@ -1,0 +1,1 @@
+"""Benchmarks of the learning loop; see `benchmarks.learning.__main__`."""

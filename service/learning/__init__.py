@@ -1,0 +1,1 @@
+"""The learning loop in the gateway: signals, exploration, trial routers, online adaptation."""
