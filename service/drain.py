@@ -15,6 +15,8 @@ LINGER_S = 0.5
 """How long connections without a request stay open: less than a balancer leaves out a gateway that refused it."""
 
 _POLL_S = 0.02
+# Timers go before reading: a loop that was held up would close connections whose request it has not looked at yet.
+_QUIET_S = 0.1
 
 
 async def linger(server: uvicorn.Server, sockets: Sequence[socket.socket], *, linger_s: float = LINGER_S) -> None:
@@ -33,7 +35,7 @@ async def linger(server: uvicorn.Server, sockets: Sequence[socket.socket], *, li
     sockets : sequence of socket
         What it listens on.
     linger_s : float
-        Seconds.
+        Seconds; up to twice as long where requests still come at its end, or where the event loop was held up.
     """
     config: Any = server.config
     config.http_protocol_class.draining = True
@@ -64,8 +66,16 @@ async def linger(server: uvicorn.Server, sockets: Sequence[socket.socket], *, li
     for standing in list(server.server_state.connections):
         _last_request(standing)
     deadline = time.monotonic() + linger_s
-    while server.server_state.connections and not server.force_exit and time.monotonic() < deadline:  # noqa: ASYNC110
+    last = deadline + linger_s
+    seen, quiet_since = server.server_state.total_requests, time.monotonic()
+    while server.server_state.connections and not server.force_exit:
+        now = time.monotonic()
+        if now >= last or (now >= deadline and now - quiet_since >= _QUIET_S):
+            break
         await asyncio.sleep(_POLL_S)
+        came, late = server.server_state.total_requests, time.monotonic() - now > 2 * _POLL_S
+        if came != seen or late:
+            seen, quiet_since = came, time.monotonic()
 
 
 def _accepted(listener: socket.socket) -> list[socket.socket]:
