@@ -33,16 +33,17 @@ LONGEST_TURN_S = 0.002
 """The event loop is held up by a batch for no longer than about this; a dearer decision goes to the thread."""
 
 _LONG_TEXT = 4000
-_SMOOTHING = 0.05
+# Both figures that are learned step by these shares towards what was measured, however far off that was: so they follow
+# medians. A page fault, or another program on the core, makes one decision take a hundred times as long.
+_COST_STEP = 0.1
+_FITTING_STEP = 0.1
 # Until it is known what a decision costs. The first ones load what is loaded on first use, and count for little.
 _FIRST_GUESS_S = 0.0005
-# The number that fits into a turn follows what full turns took: slowly, as other programs disturb the clock.
-_ADJUSTMENT = 0.2
-_LARGEST_STEP = 2.0
 # What turned out dear in the loop stays in the thread for a while, longer each time: work that waits for a device takes
 # little processor time, and must not be tried in the loop again and again.
 _FIRST_AWAY_S = 1.0
 _LONGEST_AWAY_S = 300.0
+_FORGIVEN_AFTER = 10
 
 
 class BatchEngine(Protocol):
@@ -82,7 +83,7 @@ class Routing:
     batches, decided : int
         Since the start.
     cost_s : float
-        Seconds that a decision takes, smoothed.
+        Seconds that a decision takes, about the median of the last ones.
     fitting : float
         Decisions that fit into a turn. Not `longest_turn_s` over `cost_s`: a large batch spends less on each, so what
         fits is found by what full turns took.
@@ -157,14 +158,15 @@ class Routing:
         if self.cost_s > self.longest_turn_s:
             self._away_until = self._ended + self._away_s
             self._away_s = min(2 * self._away_s, _LONGEST_AWAY_S)
+        elif self._ended - self._away_until > _FORGIVEN_AFTER * self._away_s:
+            self._away_s = _FIRST_AWAY_S
         if self._gathered:
             loop.call_soon(self._turn, loop)
 
     def _adjust(self, taken_s: float) -> None:
         """Learn from a full turn how many fit."""
-        room = self.longest_turn_s / max(taken_s, 1e-9)
-        step = min(max(room, 1.0 / _LARGEST_STEP), _LARGEST_STEP) - 1.0
-        self.fitting = min(max(self.fitting * (1.0 + _ADJUSTMENT * step), 1.0), float(self.max_batch))
+        step = _FITTING_STEP if taken_s <= self.longest_turn_s else -_FITTING_STEP
+        self.fitting = min(max(self.fitting * (1.0 + step), 1.0), float(self.max_batch))
 
     # In the thread
 
@@ -217,8 +219,7 @@ class Routing:
             return [error] * len(group)
         finally:
             taken_s = (clock() - before) / len(group)
-            # One that took long says little, be it a page fault or another program on the core; many say a lot.
-            self.cost_s += _SMOOTHING * (min(taken_s, 50 * self.longest_turn_s or taken_s) - self.cost_s)
+            self.cost_s *= 1.0 + (_COST_STEP if taken_s > self.cost_s else -_COST_STEP)
 
 
 def _resolve(group: Sequence[_Job], results: Sequence[Decision | BaseException]) -> None:
