@@ -9,6 +9,7 @@
       encoder/config.json   which encoder, with which settings
       index/                the training embeddings, for routers that search them and to show a decision's neighbours
       calibration/          held-out estimates beside what happened, for policies that promise something
+      selfcheck.json        a few embeddings and what the routers expected for them when they were written
       evaluation.json       how it scored when it was made, where it was evaluated
 
 Nothing is unpickled. A folder is written beside its place and renamed into it, and never changed afterwards;
@@ -46,6 +47,9 @@ _READABLE = (1, 2)
 CURRENT = "current"
 _MANIFEST = "manifest.json"
 _EVALUATION = "evaluation.json"
+_SELF_CHECK = "selfcheck.json"
+_CHECKED_ROWS = 16
+_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,20 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def read_encoder(folder: Path) -> EncoderSpec:
+    """Return which encoder an artifact was made with.
+
+    Raises
+    ------
+    ArtifactCorruptError
+        If its description cannot be read.
+    """
+    try:
+        return EncoderSpec(**json.loads((folder / "encoder" / "config.json").read_bytes()))
+    except (OSError, TypeError, ValueError) as error:
+        raise ArtifactCorruptError(f"{folder} is damaged ({error!r}); restore the folder or train again") from error
+
+
 def load(
     folder: Path, cards: Sequence[ModelCard], *, policy: Policy | None = None, encoder: Encoder | None = None
 ) -> RoutingEngine:
@@ -169,7 +187,8 @@ def load(
     Raises
     ------
     ArtifactError
-        Or one of its subclasses: not an artifact, damaged, or made with another encoder.
+        Or one of its subclasses: not an artifact, damaged, made with another encoder, or its routers do not expect here
+        what they expected where they were made (see `self_check`).
     """
     manifest = read_manifest(folder)
     try:
@@ -177,6 +196,7 @@ def load(
         trained = _read_parts(folder, manifest)
     except (KeyError, TypeError, ValueError, SafetensorError) as error:
         raise ArtifactCorruptError(f"{folder} is damaged ({error!r}); restore the folder or train again") from error
+    self_check(folder, trained)
     if encoder is None:
         encoder = load_encoder(spec.name, **spec.settings)
     if encoder.fingerprint != spec.fingerprint:
@@ -187,6 +207,69 @@ def load(
         )
     policy = UtilityPolicy() if policy is None else policy
     return RoutingEngine(cards, encoder, trained=trained, policy=policy, artifact_id=manifest["id"])
+
+
+def self_check(folder: Path, trained: TrainedRouters) -> int:
+    """Compare what the routers expect for the artifact's samples with what they expected when it was written.
+
+    Hashes say that the files are whole; this says that the code which reads them computes the same: to 1e-6 of the
+    largest value. An artifact without samples passes.
+
+    Parameters
+    ----------
+    folder : Path
+        The artifact.
+    trained : TrainedRouters
+        As loaded from it.
+
+    Returns
+    -------
+    int
+        How many samples were compared.
+
+    Raises
+    ------
+    ArtifactCorruptError
+        If they differ, or the samples cannot be read.
+    """
+    path = folder / _SELF_CHECK
+    if not path.is_file():
+        return 0
+    try:
+        recorded = json.loads(path.read_bytes())
+        X = np.asarray(recorded["embeddings"], dtype=np.float32)
+        for label, router in (("quality", trained.quality), ("cost", trained.cost)):
+            expected = np.array(recorded[label], dtype=np.float64)
+            found = np.asarray(router.predict(X), dtype=np.float64)
+            largest = np.nanmax(np.abs(expected)) if np.isfinite(expected).any() else 0.0
+            scale = float(largest) or 1.0
+            wrong = ~np.isclose(found, expected, rtol=0.0, atol=_TOLERANCE * scale, equal_nan=True)
+            if wrong.any():
+                row, column = (int(place[0]) for place in np.nonzero(wrong))
+                raise ArtifactCorruptError(
+                    f"{folder} fails its self-check: for sample {row} the {label} router expects "
+                    f"{found[row, column]:.9g} of {trained.models[column]!r}, and expected {expected[row, column]:.9g} "
+                    f"when it was written; this version reads it otherwise: train again with it"
+                )
+    except (KeyError, TypeError, ValueError, LLMRouterError) as error:
+        if isinstance(error, ArtifactCorruptError):
+            raise
+        raise ArtifactCorruptError(f"{path} is damaged ({error!r}); restore the folder or train again") from error
+    return len(X)
+
+
+def _self_check_of(trained: TrainedRouters) -> dict[str, Any] | None:
+    """Return samples for `self_check`, spread over what the artifact holds of embeddings anyway; None without any."""
+    if trained.calibration is None or not len(trained.calibration):
+        return None
+    every = trained.calibration.embeddings
+    rows = np.linspace(0, len(every) - 1, min(_CHECKED_ROWS, len(every))).astype(int)
+    X = np.asarray(every[rows], dtype=np.float32)
+    return {
+        "embeddings": X.tolist(),
+        "quality": np.asarray(trained.quality.predict(X), dtype=np.float64).tolist(),
+        "cost": np.asarray(trained.cost.predict(X), dtype=np.float64).tolist(),
+    }
 
 
 def _write_parts(work: Path, trained: TrainedRouters, encoder: EncoderSpec) -> dict[str, Any]:
@@ -209,6 +292,9 @@ def _write_parts(work: Path, trained: TrainedRouters, encoder: EncoderSpec) -> d
         (work / "index" / "prompt_ids.json").write_text(json.dumps(trained.prompt_ids) + "\n")
     if trained.calibration is not None:
         save_calibration(trained.calibration, work / "calibration")
+    checked = _self_check_of(trained)
+    if checked is not None:
+        (work / _SELF_CHECK).write_text(json.dumps(checked) + "\n")
     (work / "encoder").mkdir()
     config = {"name": encoder.name, "settings": dict(encoder.settings), "fingerprint": encoder.fingerprint}
     (work / "encoder" / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
@@ -259,6 +345,7 @@ def _read_parts(folder: Path, manifest: Mapping[str, Any]) -> TrainedRouters:
         guard=manifest.get("guard"),
         calibration=load_calibration(folder / "calibration") if (folder / "calibration").is_dir() else None,
         index=index,
+        training=manifest.get("training", {}),
     )
     check_trained(trained)
     return trained

@@ -29,13 +29,16 @@ _BENCHMARK_FORMATS = ("routerbench", "routerdc", "embedllm", "sprout", "llmroute
 _ENCODERS = "form (static with the prompt's form), static, minilm, a hub id or a path"
 _OF_THE_GATEWAY = {
     "config": ("service.config_commands", "check, show or convert a configuration"),
+    "models": ("service.models.command", "list, add, remove, replace and reprice the models of the pool"),
+    "audit": ("service.audit_command", "show which logged outcomes drive a decision, and whose they are"),
+    "gate": ("service.gate_command", "compare a new artifact with the live one on logged requests"),
+    "artifacts": ("service.artifacts_command", "list artifacts, promote one, go back to the one before"),
     "keys": ("service.keys.command", "make, list, change and revoke virtual keys"),
     "prices": ("service.price_command", "show what is known of a model's price"),
-    "outcomes": ("service.reprice_command", "work on the outcome log"),
+    "outcomes": ("service.outcomes_command", "export and prune the outcome log, compute its costs again"),
 }
 _WITH_ACTION = {
     "prices": ("show", "show the price of a model, and where it comes from"),
-    "outcomes": ("reprice", "compute costs again from the raw usage that is stored"),
 }
 _EXIT_ERROR = 1
 _EXIT_INTERRUPTED = 130
@@ -69,8 +72,7 @@ def _parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     _add_serve(commands)
     _add_demo(commands)
     _add_route(commands)
-    _add_models(commands)
-    _add_train(commands)
+    _add_train(commands, given=given)
     _add_eval(commands)
     _add_import(commands)
     for name, (module, text) in _OF_THE_GATEWAY.items():
@@ -133,7 +135,7 @@ def _demo(options: argparse.Namespace) -> int:
     return run_demo()
 
 
-# route, models
+# route
 
 
 def _add_route(commands: Any) -> None:
@@ -186,49 +188,36 @@ def _print_decision(decision: Decision) -> None:
         print(f"warning: {warning}")
 
 
-def _add_models(commands: Any) -> None:
-    parser = _command(commands, "models", _models, "list the models of the pool")
-    parser.add_argument("action", choices=["list"])
-    _config_option(parser)
-
-
-def _models(options: argparse.Namespace) -> int:
-    engine = _engine(options.config)
-    rows = [("model", "input $/M", "output $/M", "context", "known to the router", "mean quality")]
-    for card in engine.cards:
-        mean = engine.trained.mean_quality.get(card.name)
-        rows.append(
-            (
-                card.name,
-                f"{card.price.input:g}",
-                f"{card.price.output:g}",
-                "" if card.context_window is None else str(card.context_window),
-                "yes" if card.name in engine.trained.models else "no (prior)",
-                "" if mean is None else f"{mean:.3f}",
-            )
-        )
-    _print_table(rows)
-    return 0
-
-
 # train, eval, import
 
 
-def _add_train(commands: Any) -> None:
-    parser = _command(commands, "train", _train, "train a router on a table of outcomes and write an artifact")
-    parser.add_argument(
-        "--data", required=True, metavar="DIR", help="folder of outcomes, or 'pocket' for the shipped one"
+def _add_train(commands: Any, *, given: Sequence[str]) -> None:
+    parser = _command(commands, "train", _train, "train a router on outcomes and write an artifact")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--data", metavar="DIR", help="folder of outcomes, or 'pocket' for the shipped one")
+    source.add_argument(
+        "--from-log",
+        metavar="URL|FILE",
+        help="the gateway's log: sqlite:///outcomes.db, redis://..., or a file of `llmrouter outcomes export`",
     )
     parser.add_argument(
-        "--router", default="stack", metavar="SPEC", help="e.g. stack, knn (tuned on train) or knn:k=40"
+        "--router",
+        metavar="SPEC",
+        help="e.g. knn (tuned) or knn:k=40 (default: stack; from a log, where one answer is seen, linear-bandit)",
     )
-    parser.add_argument("--encoder", default="form", metavar="NAME", help=_ENCODERS)
+    parser.add_argument(
+        "--encoder", metavar="NAME", help=f"{_ENCODERS}; default: form, from a log that of the live artifact"
+    )
     parser.add_argument("--out", type=Path, default=Path("artifacts"), metavar="DIR")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-promote", action="store_true", help="leave the link `current` where it is")
+    if given[:1] == ["train"]:
+        importlib.import_module("training.from_log_command").add_arguments(parser)
 
 
 def _train(options: argparse.Namespace) -> int:
+    if options.from_log is not None:
+        return _train_from_log(options)
     from llmrouter.evaluation import format_result
     from llmrouter.outcomes import load_table
     from training.train import train
@@ -236,14 +225,26 @@ def _train(options: argparse.Namespace) -> int:
     trained = train(
         load_table(_data_folder(options.data)),
         options.out,
-        router=options.router,
-        encoder=options.encoder,
+        router=options.router or "stack",
+        encoder=options.encoder or "form",
         seed=options.seed,
         promote=not options.no_promote,
     )
     if trained.evaluation is not None:
         print(format_result(trained.evaluation))
     return 0
+
+
+def _train_from_log(options: argparse.Namespace) -> int:
+    from llmrouter import artifact
+    from service.gate_command import pool_and_policy
+    from service.reprice_command import read_time
+    from training.from_log_command import run
+
+    current = options.out / artifact.CURRENT
+    live = current if options.live is None and current.exists() else options.live
+    cards, policy = pool_and_policy(options.config, [] if live is None else [artifact.read_manifest(live)])
+    return run(options, cards=cards, policy=policy, read_time=read_time)
 
 
 def _data_folder(name: str) -> Path:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -70,6 +72,8 @@ class TrainedRouters:
         Held-out estimates of training prompts, for policies that promise something.
     index : VectorIndex or None
         Training embeddings, to show a decision's neighbours where the quality router has no index of its own.
+    training : mapping
+        What the artifact remembers of the training, e.g. which part of the log it was made from.
     """
 
     models: tuple[str, ...]
@@ -88,6 +92,7 @@ class TrainedRouters:
     guard: float | None = None
     calibration: Calibration | None = None
     index: VectorIndex | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.cost_unit not in ("output_tokens", "usd"):
@@ -106,6 +111,17 @@ class TrainedRouters:
             mean_output_tokens=self.mean_output_tokens,
             guard=self.guard,
         )
+
+
+class Correction(Protocol):
+    """What was learned of the pool since the training, on top of the routers; immutable."""
+
+    def correct(self, X: FloatArray, quality: FloatArray, std: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return quality and standard error of the pool's c models, each (n, c), for prompts X (n, d).
+
+        Each row as it would come out alone, up to rounding; quality stays in [0, 1].
+        """
+        ...
 
 
 class RoutingEngine:
@@ -145,6 +161,7 @@ class RoutingEngine:
         self.trained = trained
         self.policy = policy.bind(trained.facts(self.cards))
         self.artifact_id = artifact_id
+        self.correction: Correction | None = None
         self._pool = _Pool.of(self.cards, trained)
         self.warnings = self._pool_warnings()
         for warning in self.warnings:
@@ -157,9 +174,35 @@ class RoutingEngine:
 
     def with_policy(self, policy: Policy) -> RoutingEngine:
         """Return the same engine under another policy."""
-        return RoutingEngine(
+        engine = RoutingEngine(
             self.cards, self.encoder, trained=self.trained, policy=policy, artifact_id=self.artifact_id
         )
+        engine.correction = self.correction
+        return engine
+
+    def adapted(self, *, correction: Correction | None = None, trained: TrainedRouters | None = None) -> RoutingEngine:
+        """Return the same engine, its policy and what that counts included, with something learned since the training.
+
+        This one stays as it is: what decides with it goes on undisturbed.
+
+        Parameters
+        ----------
+        correction : Correction, optional
+            Put on top of the routers' estimates; None leaves them as they are.
+        trained : TrainedRouters, optional
+            The same routers, having learned on; the same models in the same order.
+
+        Raises
+        ------
+        ConfigError
+            If `trained` has other models.
+        """
+        if trained is not None and trained.models != self.trained.models:
+            raise ConfigError(f"an engine of {self.trained.models} cannot be adapted with routers of {trained.models}")
+        engine = copy.copy(self)
+        engine.correction = correction
+        engine.trained = self.trained if trained is None else trained
+        return engine
 
     def route(self, request: RoutingRequest, *, neighbours: int = 0) -> Decision:
         """Decide which model answers.
@@ -205,6 +248,12 @@ class RoutingEngine:
                 return [error]
             # One text spoils the batch: find out which.
             return [self.route_many([request], neighbours=neighbours)[0] for request in requests]
+        return self.route_embedded(requests, embeddings, neighbours=neighbours)
+
+    def route_embedded(
+        self, requests: Sequence[RoutingRequest], embeddings: FloatArray, *, neighbours: int = 0
+    ) -> list[Decision | LLMRouterError]:
+        """Decide for requests whose embeddings, rows of an array (n, d), are known; see `route_many`."""
         tokens = [request.prompt_tokens for request in requests]
         estimates, found = self._estimate(embeddings, tokens, least=neighbours)
         return [
@@ -229,19 +278,27 @@ class RoutingEngine:
             warnings=decision.warnings + self.warnings,
             neighbours=neighbours,
             explored=decision.explored,
+            embedding=estimates.embedding,
         )
 
     def estimate(self, texts: Sequence[str], prompt_tokens: Sequence[int]) -> list[Estimates]:
         """Return the estimates for each text, in one batch; the same as one by one."""
         return self._estimate(self.encoder.encode(texts), prompt_tokens)[0]
 
+    def estimate_embedded(self, X: FloatArray, prompt_tokens: Sequence[int]) -> list[Estimates]:
+        """Return the estimates for each embedding, a row of X (n, d)."""
+        return self._estimate(X, prompt_tokens)[0]
+
     def _estimate(
         self, X: FloatArray, prompt_tokens: Sequence[int], *, least: int = 0
     ) -> tuple[list[Estimates], Neighbors | None]:
         quality, std, cost, found = self._predict(X, least)
-        arrays = self._pool.complete(quality, std, cost, prompt_tokens)
+        quality, std, dollars, tokens = self._pool.complete(quality, std, cost, prompt_tokens)
+        if self.correction is not None:
+            quality, std = self.correction.correct(X, quality, std)
+            quality, std = quality.round(_DECIMALS), std.round(_DECIMALS)
         models = self._pool.names
-        rows = zip(X, *arrays, strict=True)
+        rows = zip(X, quality, std, dollars, tokens, strict=True)
         return [Estimates(models, q, error, usd, tokens, vector) for vector, q, error, usd, tokens in rows], found
 
     def _predict(self, X: FloatArray, least: int) -> tuple[FloatArray, FloatArray, FloatArray, Neighbors | None]:

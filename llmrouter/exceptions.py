@@ -29,6 +29,8 @@
     │   ├── QueueFullError       too many requests wait already; try again later
     │   ├── EngineStoppedError   the engine takes no requests: not started, or stopped
     │   └── GenerationFailedError  a generation broke off: cancelled, or the forward pass failed
+    ├── SignalError              an answer could not be judged (which says nothing about it)
+    │   └── SandboxError         there is no sandbox to run foreign code in
     └── StoreError               the outcome store cannot read or write
 """
 
@@ -310,6 +312,14 @@ class EngineStoppedError(LocalModelError):
 
 class GenerationFailedError(LocalModelError):
     """A generation broke off: it was cancelled, the engine stopped, or the forward pass failed."""
+
+
+class SignalError(LLMRouterError):
+    """An answer could not be judged: that says nothing about the answer."""
+
+
+class SandboxError(SignalError):
+    """There is no sandbox to run foreign code in; the message says what is missing."""
 
 
 class StoreError(LLMRouterError):

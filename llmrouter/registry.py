@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 from llmrouter.exceptions import ConfigError
 
-Kind = Literal["encoder", "index", "router", "policy", "flow", "bound", "store", "backend"]
+Kind = Literal["encoder", "index", "router", "policy", "flow", "bound", "store", "backend", "verifier"]
 
 _BUILTIN: Mapping[Kind, Mapping[str, str]] = {
     "encoder": {
@@ -68,6 +68,7 @@ _BUILTIN: Mapping[Kind, Mapping[str, str]] = {
         "subset": "llmrouter.policy._subset:SubsetPolicy",
         "ucb": "llmrouter.policy._bandit:UCBPolicy",
         "thompson": "llmrouter.policy._bandit:ThompsonPolicy",
+        "explore": "llmrouter.policy._explore:ExplorePolicy",
     },
     "flow": {
         "cascade": "llmrouter.flows._cascade:Cascade",
@@ -80,6 +81,16 @@ _BUILTIN: Mapping[Kind, Mapping[str, str]] = {
     "store": {
         "sqlite": "llmrouter.outcomes._sqlite:SQLiteOutcomeStore",
         "memory": "llmrouter.outcomes._memory:MemoryOutcomeStore",
+        "redis": "llmrouter.outcomes._redis:RedisOutcomeStore",
+        "rediss": "llmrouter.outcomes._redis:RedisOutcomeStore",
+        "unix": "llmrouter.outcomes._redis:RedisOutcomeStore",
+    },
+    "verifier": {
+        "exact": "llmrouter.verifiers._reading:ExactVerifier",
+        "numeric": "llmrouter.verifiers._reading:NumericVerifier",
+        "regex": "llmrouter.verifiers._reading:RegexVerifier",
+        "json_schema": "llmrouter.verifiers._reading:JSONSchemaVerifier",
+        "unit_tests": "llmrouter.verifiers._unit_tests:UnitTestsVerifier",
     },
     "backend": {
         "openai": "llmrouter.pool._openai:OpenAIBackend",

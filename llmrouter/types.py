@@ -356,6 +356,8 @@ class Decision:
     shadow : mapping or None
         What a router in shadow mode would have done: ``{"artifact_id", "model", "expected_quality",
         "expected_cost_usd"}``.
+    embedding : array of shape (d,) or None
+        The vector that the router read. Not compared.
     """
 
     ranking: tuple[RankedModel, ...]
@@ -368,6 +370,7 @@ class Decision:
     explored: bool = False
     lane: str = ""
     shadow: Mapping[str, Any] | None = None
+    embedding: FloatArray | None = field(default=None, compare=False, repr=False)
 
     @property
     def model(self) -> str:
@@ -435,7 +438,8 @@ class Outcome:
         Probability with which it was chosen; NaN where nobody can say.
     candidates : mapping
         Model -> ``{"quality": ..., "standard_error": ..., "cost_usd": ..., "propensity": ...}`` as expected at decision
-        time; outcomes of older versions have no propensity here.
+        time; outcomes of older versions have no propensity here. A model that could not take the request has
+        ``"eligible": 0.0`` too.
     key_id, team, conversation_id : str or None
         Who asked, and in which conversation.
     prompt, prompt_sha256, embedding, task

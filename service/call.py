@@ -17,6 +17,7 @@ from service.keys.principal import ANONYMOUS, Principal
 
 if TYPE_CHECKING:
     from service.cache import CachePlan
+    from service.learning.answer import HeardAnswer
     from service.limits import Grant
     from service.telemetry.trace_context import TraceContext
 
@@ -77,6 +78,10 @@ class Call:
         The same of the models that were asked, in order.
     trace : TraceContext or None
         The request's place in a trace.
+    finish_reason : str or None
+        Why the answer ended, as the upstream said.
+    heard : HeardAnswer or None
+        What takes down the answer, where something is to judge it.
     recorded : bool
         Whether the outcome has been handed over.
     """
@@ -101,6 +106,8 @@ class Call:
     grant: Grant | None = None
     model_grants: list[tuple[str, Grant]] = field(default_factory=list)
     trace: TraceContext | None = None
+    finish_reason: str | None = None
+    heard: HeardAnswer | None = None
     recorded: bool = False
 
     @property
@@ -125,6 +132,8 @@ class Call:
             "router": decision.router,
             "policy": decision.policy,
             "artifact": decision.artifact_id,
+            "lane": decision.lane,
+            "explored": "true" if decision.explored else "",
             # Where nobody answered, the last one that was tried is no fallback for another.
             "fallbacks": str(len(self.failures) - (0 if self.served_by else 1)),
             "overhead-ms": f"{(time.perf_counter() - self.started - self.upstream_s) * _MILLISECONDS:.3f}",
@@ -165,7 +174,7 @@ class Call:
         status : str
             See `Outcome`.
         prompts : str
-            What is kept of the prompt: ``text``, ``hash`` or ``none``.
+            What is kept of the prompt: ``text``, ``hash``, ``embedding`` or ``none``.
         usage : Usage, optional
             As the provider counted.
         cost_usd : float, optional
@@ -178,6 +187,7 @@ class Call:
         usage = usage or Usage()
         text = self.chat.routing.text
         digest = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest() if prompts != "none" else None
+        vector = self.decision.embedding if prompts == "embedding" else None
         return Outcome(
             request_id=self.request_id,
             time=self.received,
@@ -195,6 +205,7 @@ class Call:
                     "standard_error": entry.standard_error,
                     "cost_usd": entry.expected_cost_usd,
                     "propensity": entry.propensity,
+                    **({} if entry.eligible else {"eligible": 0.0}),
                 }
                 for entry in self.decision.ranking
                 if math.isfinite(entry.expected_quality)
@@ -203,6 +214,7 @@ class Call:
             key_id=self.principal.key_id,
             prompt=text if prompts == "text" else None,
             prompt_sha256=digest,
+            embedding=None if vector is None else tuple(vector.astype("<f4").tolist()),
             served_by=self.served_by,
             fallbacks=tuple(name for name, _ in self.failures),
             status=status,
@@ -223,6 +235,7 @@ class Call:
             deployment=self.deployment or None,
             team=self.principal.team,
             attempts=tuple(_attempt(name, error) for name, error in self.failures),
+            finish_reason=self.finish_reason,
         )
 
 

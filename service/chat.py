@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from starlette.datastructures import Headers
 
 from llmrouter.encoders import chat_text
-from llmrouter.exceptions import EncoderError, UnknownModelError
+from llmrouter.exceptions import ConfigError, EncoderError, MissingExtraError, UnknownModelError
 from llmrouter.types import Capability, RoutingRequest, estimate_tokens
 from service.body import json_kind
 from service.config_checks import ROUTER_ALIAS
@@ -159,6 +159,9 @@ def parse_chat(
     settings: RouterSettings,
     request_id: str,
     restricted: bool = False,
+    key_id: str | None = None,
+    explore: bool = True,
+    verifiable: Collection[str] | None = None,
 ) -> ChatRequest:
     """Check a body and work out what it needs.
 
@@ -178,6 +181,12 @@ def parse_chat(
         Recorded.
     restricted : bool
         Whether `pool` is a part of the pool only: then routing keeps to it.
+    key_id : str, optional
+        Of whom it is.
+    explore : bool
+        Whether the key allows exploring; a request can only say no to it.
+    verifiable : collection of str, optional
+        Kinds of verifiers that a request may bring along; by default all.
 
     Raises
     ------
@@ -192,6 +201,8 @@ def parse_chat(
     _check_types(body)
     pinned, alias_cost_weight = _resolve(model, pool, router_name)
     control = read_control(headers, given_control, pool=pool, alias_cost_weight=alias_cost_weight)
+    if control.verify is not None:
+        check_verify(control.verify, verifiable)
     try:
         text = chat_text(body["messages"], settings.text, turns=settings.turns)
     except EncoderError as error:
@@ -214,9 +225,43 @@ def parse_chat(
             preference=control.preference,
             request_id=request_id,
             conversation_id=control.session_id,
+            key_id=key_id,
             dry_run=control.dry_run,
+            explore=explore and control.explore is not False,
         ),
     )
+
+
+def check_verify(spec: Mapping[str, Any], kinds: Collection[str] | None = None) -> None:
+    """Check the verifier that a request brings along.
+
+    Parameters
+    ----------
+    spec : mapping
+        ``kind`` and parameters.
+    kinds : collection of str, optional
+        Those that are allowed.
+
+    Raises
+    ------
+    APIError
+        400, with ``param`` naming the parameter.
+    """
+    from llmrouter.verifiers import create_verifier
+
+    kind = spec["kind"]
+    param = f"{BODY_KEY}.verify"
+    if kinds is not None and kind not in kinds:
+        allowed = f"it allows {', '.join(sorted(kinds))}" if kinds else "it allows none"
+        message = f"Invalid value for '{param}.kind': this gateway runs no verifier {kind!r} for requests; {allowed}."
+        raise APIError(message, param=f"{param}.kind", code="invalid_value")
+    try:
+        create_verifier(spec)
+    except ConfigError as error:
+        place = f"{param}.{error.path}" if error.path else param
+        raise APIError(f"Invalid value for '{place}': {error}.", param=place, code="invalid_value") from error
+    except MissingExtraError as error:
+        raise APIError(f"Invalid value for '{param}': {error}", param=param, code="invalid_value") from error
 
 
 def field_types() -> Mapping[str, tuple[str, ...]]:

@@ -92,6 +92,7 @@ def _check(options: argparse.Namespace) -> int:
 
 def check_beyond(settings: Settings) -> tuple[RoutingEngine | None, list[str]]:
     """Return the engine and what is wrong beyond the file itself: packages, artifact, exposure, limits."""
+    from service.learning.signals import check_signals
     from service.limits import check_workers
     from service.server import check_exposure
     from service.settings import build_engine
@@ -102,6 +103,7 @@ def check_beyond(settings: Settings) -> tuple[RoutingEngine | None, list[str]]:
     checks: list[Callable[[], None]] = [
         lambda: check_exposure(settings),
         lambda: check_workers(settings.limits, workers=settings.server.workers, redis=redis, keys=keys),
+        lambda: check_signals(settings),
     ]
     for check in checks:
         try:
@@ -112,6 +114,10 @@ def check_beyond(settings: Settings) -> tuple[RoutingEngine | None, list[str]]:
         engine = build_engine(settings)
     except LLMRouterError as error:
         problems.append(f"router.artifact: {error}")
+    if engine is not None and (settings.learning.canary or settings.learning.shadow):
+        from service.learning.canary_lanes import problems_of
+
+        problems += problems_of(settings, engine)
     return engine, problems
 
 

@@ -10,6 +10,7 @@ import re
 import typing
 from collections.abc import Iterator, Mapping
 from enum import Enum
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import yaml
@@ -62,7 +63,7 @@ _PLAIN: Mapping[tuple[type[BaseModel], str], str] = {
     (ServerSettings, "port"): "0 takes a free one.",
     (ServerSettings, "header_timeout_s"): "A client that takes longer to send the head of its request is cut off.",
     (ServerSettings, "body_timeout_s"): "One that takes longer for the body gets 408.",
-    (Settings, "learning"): "For a later version; leave it out.",
+    (Settings, "learning"): "How the gateway learns from its own traffic; see [learn](learn.md).",
 }
 _FILLED_IN: Mapping[tuple[type[BaseModel], str], str] = {(ModelSettings, "price"): "what is known"}
 _TYPES = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}
@@ -195,7 +196,9 @@ def _yaml(value: Any) -> str:
         value = sorted(item.value if isinstance(item, Enum) else item for item in value)
     if isinstance(value, SecretStr):
         raise ValueError("a secret has a default")  # it would be printed
-    plain = list(value) if isinstance(value, tuple) else value
+    plain = str(value) if isinstance(value, PurePath) else value
+    if isinstance(value, tuple):
+        plain = [item.model_dump(mode="json") if isinstance(item, BaseModel) else item for item in value]
     return yaml.safe_dump(plain, default_flow_style=True, width=10_000).removesuffix("\n").removesuffix("\n...")
 
 

@@ -17,7 +17,7 @@ PREFIX = "x-llmrouter-"
 BODY_KEY = "llmrouter"
 
 _LONGEST_SESSION_ID = 256
-_TRUE, _FALSE = frozenset({"true", "1", "yes"}), frozenset({"false", "0", "no"})
+_TRUE, _FALSE = frozenset({"true", "1", "yes", "on"}), frozenset({"false", "0", "no", "off"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,10 @@ class Control:
         Decide, and answer with the decision.
     resume : bool or None
         Whether another model may go on where a stream breaks off; None leaves it to the configuration.
+    verify : mapping or None
+        The verifier that is to judge the answer; see `llmrouter.verifiers.create_verifier`. Body only.
+    explore : bool or None
+        Whether chance may choose the model, where that is configured; None leaves it to the key.
     """
 
     preference: Preference = field(default_factory=Preference)
@@ -43,6 +47,8 @@ class Control:
     session_id: str | None = None
     dry_run: bool = False
     resume: bool | None = None
+    explore: bool | None = None
+    verify: Mapping[str, Any] | None = None
 
     def answer_relevant(self) -> dict[str, Any]:
         """Return what can change the answer: a kept one is for the same wishes only."""
@@ -90,6 +96,8 @@ def read_control(
         session_id=values.get("session_id"),
         dry_run=values.get("dry_run", False),
         resume=values.get("resume"),
+        explore=values.get("explore"),
+        verify=values.get("verify"),
     )
 
 
@@ -98,8 +106,8 @@ def _from_headers(headers: Headers) -> dict[str, Any]:
     for header, text in headers.items():
         if header.startswith(PREFIX):
             name = header.removeprefix(PREFIX).replace("-", "_")
-            if name not in _READERS:
-                allowed = [PREFIX + key.replace("_", "-") for key in _READERS]
+            if name not in _READERS or name in BODY_ONLY:
+                allowed = [PREFIX + key.replace("_", "-") for key in _READERS if key not in BODY_ONLY]
                 raise _bad(header, f"unknown header; allowed: {', '.join(allowed)}{nearest(header, allowed)}")
             from_text, _ = _READERS[name]
             values[name] = from_text(text, header)
@@ -150,6 +158,12 @@ def _session_of(value: Any, param: str) -> str:
     return value
 
 
+def _verifier_of(value: Any, param: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping) or not isinstance(value.get("kind"), str):
+        raise _bad(param, "must be an object with the verifier's 'kind'")
+    return value
+
+
 def _flag_of(value: Any, param: str) -> bool:
     if not isinstance(value, bool):
         raise _bad(param, f"must be true or false; got {value!r}")
@@ -163,6 +177,9 @@ def _flag_from_text(text: str, param: str) -> bool:
     return lower in _TRUE
 
 
+BODY_ONLY = frozenset({"verify"})
+"""What no header says."""
+
 _READERS: Mapping[str, tuple[Callable[[str, str], Any], Callable[[Any, str], Any]]] = {
     "cost_weight": _number(lambda value: value >= 0, "a number >= 0"),
     "quality_floor": _number(lambda value: 0 < value <= 1, "a number above 0 and at most 1"),
@@ -171,6 +188,8 @@ _READERS: Mapping[str, tuple[Callable[[str, str], Any], Callable[[Any, str], Any
     "session_id": (_session_of, _session_of),
     "dry_run": (_flag_from_text, _flag_of),
     "resume": (_flag_from_text, _flag_of),
+    "explore": (_flag_from_text, _flag_of),
+    "verify": (_verifier_of, _verifier_of),
 }
 
 
@@ -185,6 +204,7 @@ CONTROL_SCHEMA: Mapping[str, Any] = {
         "session_id": {"type": ["string", "null"], "minLength": 1, "maxLength": _LONGEST_SESSION_ID},
         "dry_run": {"type": ["boolean", "null"]},
         "resume": {"type": ["boolean", "null"]},
+        "explore": {"type": ["boolean", "null"]},
     },
 }
 """JSON schema of the body's ``llmrouter`` object."""

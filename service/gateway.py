@@ -14,7 +14,7 @@ from starlette.types import Scope
 
 from llmrouter import registry
 from llmrouter.exceptions import LLMRouterError
-from llmrouter.outcomes import OutcomeStore
+from llmrouter.outcomes import Feedback, OutcomeStore
 from llmrouter.policy import Policy
 from llmrouter.pool import Backend, Cooldowns, HTTPSessions
 from llmrouter.types import Decision, ModelCard, RankedModel, RoutingRequest, Usage
@@ -23,17 +23,22 @@ from service.chat import ChatRequest
 from service.control import BODY_KEY
 from service.dialects import without_cache_control
 from service.endpoints import CHAT, MESSAGES, RESPONSES, Endpoint
+from service.judgements import JudgementStatus
 from service.keys import refusals
 from service.keys.principal import ANONYMOUS, Principal
 from service.limits.refusals import LimitExceededError
 from service.resilience.settings import DeploymentSettings
 from service.resilience.state import LocalLimitError, Resilience
-from service.settings import ModelSettings, Settings, build_engine, build_policy
+from service.settings import ModelSettings, Settings, build_engine, configured_policy
 from service.shared import Shared
 
 if TYPE_CHECKING:
     from service.cache import Hit, StreamRecorder
     from service.keys import KeyManager
+    from service.learning.answer import HeardAnswer
+    from service.learning.canary_lanes import Lanes
+    from service.learning.explore_ledger import LeasedLedger
+    from service.learning.online import OnlineUpdater
     from service.redis_link import RedisLink
 
 T = TypeVar("T")
@@ -84,6 +89,8 @@ class Gateway:
     ----------
     in_flight : int
         Requests under way.
+    learning : dict of str to callable
+        What parts of the learning loop tell of themselves, for /readyz and /admin/learning, by their name.
 
     Raises
     ------
@@ -110,8 +117,8 @@ class Gateway:
         self.timeouts = {name: model.timeouts.timeouts() for name, model in self.models.items()}
         self._natives: dict[str, tuple[str, ...]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        same_policy = reuse is not None and reuse.settings.policy == settings.policy
-        self.policy: Policy = reuse.policy if reuse is not None and same_policy else build_policy(settings.policy)
+        same_policy = reuse is not None and _same_policy(reuse.settings, settings)
+        self.policy: Policy = reuse.policy if reuse is not None and same_policy else configured_policy(settings)
         self.engine: Engine = build_engine(settings, policy=self.policy) if engine is None else engine
         self.shared: Shared = Shared(
             settings, artifact_id=self.engine.artifact_id, reuse=None if reuse is None else reuse.shared
@@ -127,6 +134,20 @@ class Gateway:
         self.authenticator = self.shared.authenticator
         self.writer = self.shared.writer
         self.telemetry = self.shared.telemetry
+        self._signals = self.shared.signals
+        self._owners = self.shared.owners
+        self.learning: dict[str, Callable[[], Any]] = {}
+        self.ledger: LeasedLedger | None = None
+        self.lanes: Lanes | None = None
+        if settings.learning.explore is not None:
+            from service.learning.explore_ledger import ledger_of
+
+            self.ledger = ledger_of(self, reuse if same_policy else None)
+        if settings.learning.canary is not None or settings.learning.shadow is not None:
+            from service.learning.canary_lanes import lanes_of
+
+            self.lanes = lanes_of(self, reuse)
+        self.online = self._build_online(reuse)
         self._prompts = settings.log.prompts
         self._observe = self.engine.policy.observe
         self._open_parsing = self._parsing_of(self.pool, restricted=False)
@@ -145,6 +166,37 @@ class Gateway:
             watch("redis", self.link.state)
         if self.shared.cache is not None:
             watch("cache", self.shared.cache.state)
+        for name in ("explore", "shadow", "canary", "online", "drift"):
+            if name in self.learning:
+                watch(name, self.learning[name])
+        if self.online is not None and self.online.monitor is not None:
+            watch("calibration", self.online.calibration_errors)
+
+    # The learning loop
+
+    def _build_online(self, before: Gateway | None) -> OnlineUpdater | None:
+        learning = self.settings.learning
+        if learning.online is None and learning.drift is None:
+            return None
+        from service.learning.online import build_updater
+
+        updater = build_updater(
+            self.settings,
+            self.engine,
+            submit=self.writer.submit,
+            swap=self._take_engine,
+            before=None if before is None else before.online,
+        )
+        if updater is not None:
+            if updater.settings.enabled:
+                self.learning["online"] = updater.state
+            if updater.monitor is not None:
+                self.learning["drift"] = updater.drift_state
+        return updater
+
+    def _take_engine(self, engine: Engine) -> None:
+        """Decide with another state of the same engine from now on; what is being decided ends with the one it has."""
+        self.engine = engine
 
     # What routes ask
 
@@ -167,10 +219,13 @@ class Gateway:
     def cooldowns(self, cooldowns: Cooldowns) -> None:
         self.resilience.cooldowns = cooldowns
 
-    @property
-    def keeps_text(self) -> bool:
-        """Whether the log may hold text of requests; what upstreams say in errors can quote them."""
-        return self._prompts == "text"
+    def prompts_of(self, principal: Principal) -> str:
+        """Return what the log keeps of a principal's prompts: what its key says, else what the configuration does."""
+        return principal.prompts or self._prompts
+
+    def keeps_text(self, principal: Principal) -> bool:
+        """Return whether the log may hold text of its requests; what upstreams say in errors can quote them."""
+        return self.prompts_of(principal) == "text"
 
     async def principal(self, scope: Scope, needed: str) -> Principal:
         """Return who asks.
@@ -189,15 +244,13 @@ class Gateway:
 
     def parsing(self, principal: Principal) -> Mapping[str, Any]:
         """Return what `parse_request` has to know for a principal."""
-        if principal.models is None:
-            return self._open_parsing
-        known = self._parsing_by_models.get(principal.models)
-        if known is None:
+        known = self._open_parsing if principal.models is None else self._parsing_by_models.get(principal.models)
+        if known is None and principal.models is not None:
             names = tuple(name for name in self.pool if principal.allows(name))
             if len(self._parsing_by_models) >= _REMEMBERED_KEYS:
                 self._parsing_by_models.clear()
             known = self._parsing_by_models[principal.models] = self._parsing_of(names, restricted=True)
-        return known
+        return {**(known or {}), "key_id": principal.key_id, "explore": principal.explore}
 
     def _parsing_of(self, names: tuple[str, ...], *, restricted: bool) -> Mapping[str, Any]:
         return {
@@ -205,6 +258,7 @@ class Gateway:
             "router_name": self.engine.router_name,
             "settings": self.settings.router,
             "restricted": restricted,
+            "verifiable": self.settings.learning.verify.requests,
         }
 
     def native(self, endpoint: Endpoint) -> tuple[str, ...]:
@@ -248,7 +302,11 @@ class Gateway:
         if chat.pinned is not None:
             return pinned_decision(chat.pinned)
         routing = replace(chat.routing, dry_run=True) if dry_run else chat.routing
-        return await self.shared.routing.route(self.engine, routing, neighbours=neighbours)
+        if self.lanes is None:
+            return await self.shared.routing.route(self.engine, routing, neighbours=neighbours)
+        decision = await self.shared.routing.route(self.lanes, routing, neighbours=neighbours)
+        self.lanes.decided(routing, decision)
+        return decision
 
     # Limits
 
@@ -370,6 +428,10 @@ class Gateway:
     def _input_cost(self, call: Call, name: str) -> float:
         return self.cards[name].price.cost_usd(call.chat.routing.prompt_tokens, 0)
 
+    def listen(self, call: Call) -> HeardAnswer | None:
+        """Return what takes down the answer that a call is about to get, None where nothing is to judge it."""
+        return self._signals.listen(call)
+
     def refused(self, endpoint: Endpoint, error: LLMRouterError) -> None:
         """Count a request that was refused before any model was asked."""
         self.telemetry.refused(endpoint.name, error)
@@ -403,12 +465,23 @@ class Gateway:
             stamp = None if cost is None else price.stamp
         total = None if cost is None else cost + sum(call.extra_cost.values())
         if call.decision.ranking:
+            if self.lanes is not None:
+                call.decision = self.lanes.with_shadow(call.request_id, call.decision)
             outcome = call.outcome(
-                status, prompts=self._prompts, usage=usage, cost_usd=cost, price_as_of=stamp, error=error
+                status,
+                prompts=self.prompts_of(call.principal),
+                usage=usage,
+                cost_usd=cost,
+                price_as_of=stamp,
+                error=error,
             )
             self.writer.put(outcome)
             self._observe(outcome)
+            if self.lanes is not None:
+                self.lanes.observe(outcome)
             call.stages["record"] = time.perf_counter() - before
+            self._owners.note(outcome)
+            self._signals.finished(self, call, outcome)
             self.telemetry.finished(call, outcome)
         self._settle(call, usage, total, status)
         return total
@@ -453,10 +526,30 @@ class Gateway:
         """
         return await asyncio.wrap_future(self.writer.submit(job))
 
+    async def judge(self, batch: Sequence[Feedback]) -> list[JudgementStatus]:
+        """Store judgements, off the event loop; return where each is, once it is durable.
+
+        While the store fails they are ``spooled`` to the disk, and replayed when it works again.
+
+        Raises
+        ------
+        DataError
+            If one of them cannot be stored.
+        StoreError
+            If neither store nor disk takes them.
+        """
+        return await asyncio.wrap_future(self.writer.judge(batch))
+
     async def start(self) -> None:
         """Start what runs in the background."""
         self._watch()
         self.shared.start()
+        if self.ledger is not None:
+            self.ledger.start()
+        if self.lanes is not None:
+            self.lanes.start()
+        if self.online is not None:  # the last step: it ends that of the gateway before
+            await asyncio.to_thread(self.online.start)
 
     async def retire(self, successor: Gateway, *, within_s: float) -> None:
         """Close what the successor did not take over, once the requests under way have ended (or the time is up)."""
@@ -464,6 +557,11 @@ class Gateway:
         for name, backend in self.backends.items():
             if successor.backends.get(name) is not backend:
                 await backend.aclose()
+        if self.ledger is not None and successor.ledger is not self.ledger:
+            await self.ledger.aclose()
+        if self.lanes is not None:
+            await self.lanes.aclose(but=successor.lanes)
+        await self._close_online()
         await self.shared.aclose(but=successor.shared)
 
     async def aclose(self) -> None:
@@ -471,7 +569,16 @@ class Gateway:
         await self._settled(0.0)
         for backend in self.backends.values():
             await backend.aclose()
+        if self.ledger is not None:
+            await self.ledger.aclose()
+        if self.lanes is not None:
+            await self.lanes.aclose()
+        await self._close_online()
         await self.shared.aclose()
+
+    async def _close_online(self) -> None:
+        if self.online is not None:
+            await asyncio.to_thread(self.online.close)
 
     async def _settled(self, within_s: float) -> None:
         deadline = time.monotonic() + within_s
@@ -479,6 +586,12 @@ class Gateway:
             await asyncio.sleep(_POLL_S)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_SETTLE_S)
+
+
+def _same_policy(before: Settings, now: Settings) -> bool:
+    """Return whether what a policy counts goes on under another configuration."""
+    divided = before.redis == now.redis and before.server.workers == now.server.workers
+    return before.policy == now.policy and before.learning.explore == now.learning.explore and divided
 
 
 def with_limit_as(body: Mapping[str, Any], field: str) -> Mapping[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -12,8 +13,10 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from llmrouter.exceptions import StoreError
-from llmrouter.outcomes import OutcomeStore
+from llmrouter.outcomes import Feedback, OutcomeStore
 from llmrouter.types import Outcome
+from service.judgements import Judgements, JudgementStatus
+from service.log_retention import Retention
 from service.spool import Spool
 
 logger = logging.getLogger(__name__)
@@ -46,6 +49,12 @@ class WriterState:
         Dropped because store, spool and memory all failed; every loss is logged as an error.
     trouble : str
         What the store last said, "" while it works.
+    weakness : str
+        How the store could lose what it acknowledged; "" where it cannot.
+    judged, judged_spooled : int
+        Judgements in the store, and put into the spool file, since the start.
+    pruned : int
+        Outcomes removed because they were too old or too many.
     """
 
     queued: int
@@ -54,6 +63,10 @@ class WriterState:
     rejected: int
     lost: int
     trouble: str
+    weakness: str = ""
+    judged: int = 0
+    judged_spooled: int = 0
+    pruned: int = 0
 
 
 class OutcomeWriter:
@@ -69,21 +82,32 @@ class OutcomeWriter:
         An outcome is stored at most that long after `put`, while the store works.
     max_queue : int
         Outcomes kept in memory while the store fails.
+    retention : Retention, optional
+        What is pruned; by default nothing.
     """
 
     def __init__(
-        self, store: OutcomeStore, *, spool: Spool, flush_interval_s: float = 0.25, max_queue: int = 10_000
+        self,
+        store: OutcomeStore,
+        *,
+        spool: Spool,
+        flush_interval_s: float = 0.25,
+        max_queue: int = 10_000,
+        retention: Retention | None = None,
     ) -> None:
         self.flush_interval_s = flush_interval_s
         self.max_queue = max_queue
         self._store = store
         self._spool = spool
+        self._judgements = Judgements(spool)
+        self._retention = retention or Retention()
         self._wake = threading.Condition()
         self._queue: deque[Outcome] = deque()
         self._jobs: deque[tuple[Callable[[OutcomeStore], Any], Future[Any]]] = deque()
         self._closing = False
         self._ended = False
         self._retry_s = 0.0
+        self._retry_at = 0.0
         self._written = self._spooled = self._rejected = self._lost = 0
         self._trouble = ""
         self._thread: threading.Thread | None = None
@@ -119,6 +143,27 @@ class OutcomeWriter:
             self._wake.notify()
         return future
 
+    def judge(self, batch: Sequence[Feedback]) -> Future[list[JudgementStatus]]:
+        """Store judgements, or spool them while the store fails; the future has their statuses once they are durable.
+
+        Its error is a `StoreError` where neither is possible: then none of them counts as acknowledged.
+
+        Raises
+        ------
+        DataError
+            If one of them cannot be stored.
+        """
+        if self._thread is None:
+            self.start()
+        with self._wake:
+            if self._closing:
+                refused: Future[list[JudgementStatus]] = Future()
+                refused.set_exception(StoreError("the outcome log is closed: the gateway is stopping"))
+                return refused
+            future = self._judgements.add(batch)
+            self._wake.notify()
+        return future
+
     def state(self) -> WriterState:
         """Return the counters."""
         return WriterState(
@@ -128,6 +173,10 @@ class OutcomeWriter:
             rejected=self._rejected,
             lost=self._lost,
             trouble=self._trouble,
+            weakness=str(getattr(self._store, "weakness", "")),
+            judged=self._judgements.stored,
+            judged_spooled=self._judgements.spooled,
+            pruned=self._retention.removed,
         )
 
     def close(self, timeout_s: float = 10.0) -> None:
@@ -148,8 +197,13 @@ class OutcomeWriter:
     def _run(self) -> None:
         self._guarded(self._flush)  # a spool of the last run
         while self._wait():
-            self._guarded(self._flush)
+            # While the store fails, judgements alone are no reason to try it again before its time.
+            if self._jobs or time.monotonic() >= self._retry_at:
+                self._guarded(self._flush)
+            self._guarded(self._judge)
             self._run_jobs()
+            if not self._trouble:
+                self._guarded(self._prune)
         self._finish()
 
     def _guarded(self, step: Callable[[], None]) -> None:
@@ -164,14 +218,15 @@ class OutcomeWriter:
         """Wait for a batch, a job or the end; return whether to go on."""
         with self._wake:
             if self._retry_s:
-                self._wake.wait_for(self._urgent, timeout=self._retry_s)
+                self._wake.wait_for(self._urgent, timeout=max(self._retry_at - time.monotonic(), 0.0))
             else:
-                self._wake.wait_for(lambda: self._queue or self._urgent())
-                self._wake.wait_for(self._urgent, timeout=self.flush_interval_s * _COLLECT_SHARE)
+                self._wake.wait_for(lambda: self._queue or self._urgent(), timeout=self._retention.due_in_s())
+                if self._queue:
+                    self._wake.wait_for(self._urgent, timeout=self.flush_interval_s * _COLLECT_SHARE)
             return not self._closing
 
     def _urgent(self) -> bool:
-        return self._closing or bool(self._jobs)
+        return self._closing or bool(self._jobs) or self._judgements.waiting
 
     def _flush(self) -> None:
         try:
@@ -214,22 +269,25 @@ class OutcomeWriter:
                 return
             self._reject(batch, error)
 
-    def _reject(self, batch: Sequence[Outcome], error: Exception) -> None:
+    def _reject(self, batch: Sequence[Outcome | Feedback], error: Exception) -> None:
         request_id = batch[0].request_id
         try:
             self._spool.reject(batch)
         except (OSError, TypeError) as trouble:
             self._lost += 1
-            logger.error("outcome %s is lost: refused (%s), and not written aside: %s", request_id, error, trouble)
+            logger.error(
+                "what is known of %s is lost: refused (%s), and not written aside: %s", request_id, error, trouble
+            )
             return
         self._rejected += 1
-        logger.error("outcome %s was refused (%s); it is in %s", request_id, error, self._spool.rejected_path)
+        logger.error("what is known of %s was refused (%s); it is in %s", request_id, error, self._spool.rejected_path)
 
     def _failed(self, error: StoreError) -> None:
         if not self._trouble:
             logger.error("the outcome log cannot be written, outcomes wait in memory: %s", error)
         self._trouble = str(error)
         self._retry_s = min(self._retry_s * 2 or _FIRST_RETRY_S, _LAST_RETRY_S)
+        self._retry_at = time.monotonic() + self._retry_s
         if len(self._queue) > self.max_queue:
             self._spool_queue()
 
@@ -237,7 +295,19 @@ class OutcomeWriter:
         if self._trouble:
             logger.warning("the outcome log works again")
         self._trouble = ""
-        self._retry_s = 0.0
+        self._retry_s = self._retry_at = 0.0
+
+    def _judge(self) -> None:
+        if self._judgements.waiting:
+            error = self._judgements.run(self._store, working=not self._trouble)
+            if error is not None:
+                self._failed(error)
+
+    def _prune(self) -> None:
+        try:
+            self._retention.step(self._store)
+        except StoreError as error:
+            logger.warning("the outcome log could not be pruned: %s", error)
 
     def _spool_queue(self) -> None:
         with self._wake:
@@ -265,11 +335,27 @@ class OutcomeWriter:
     def _replay(self) -> None:
         try:
             for batch in self._spool.batches(_BATCH):
-                self._append(batch)
+                self._replay_batch(batch)
             self._spool.clear()
         except OSError as error:
             raise StoreError(f"the spool {self._spool.path} cannot be replayed: {error}") from error
-        logger.warning("the outcomes spooled to %s are in the store now", self._spool.path)
+        logger.warning("what was spooled to %s is in the store now", self._spool.path)
+
+    def _replay_batch(self, batch: list[Outcome] | list[Feedback]) -> None:
+        judgements = [item for item in batch if isinstance(item, Feedback)]
+        if not judgements:
+            self._append([item for item in batch if isinstance(item, Outcome)])
+            return
+        try:
+            self._store.feedback_many(judgements)
+        except StoreError:
+            raise
+        except Exception as error:
+            if len(judgements) > 1:
+                for judgement in judgements:
+                    self._replay_batch([judgement])
+                return
+            self._reject(judgements, error)
 
     def _run_jobs(self) -> None:
         while self._jobs:
@@ -283,6 +369,7 @@ class OutcomeWriter:
 
     def _finish(self) -> None:
         self._guarded(self._flush)
+        self._guarded(self._judge)
         self._run_jobs()
         self._spool_queue()
         with self._wake:

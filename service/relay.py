@@ -89,6 +89,7 @@ class RelayResponse(Response):
         self._recorder: StreamRecorder | None = gateway.recorder(call)
         self._text = StreamText() if gateway.resumes(call) else None
         self._held: tuple[bytes, bytes] | None = None
+        call.heard = gateway.listen(call)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send head, events and end."""
@@ -146,6 +147,8 @@ class RelayResponse(Response):
                 usage_only = data is not None and self._observer.observe(data)
             if self._recorder is not None:
                 self._recorder.feed(raw, data)
+            if self._call.heard is not None and data is not None:
+                self._call.heard.feed(data)
             if self._text is not None and data is not None:
                 if self._observer.error is not None and error_in(data):
                     self._hold(b"".join(shown), raw, data)
@@ -180,7 +183,7 @@ class RelayResponse(Response):
                 self._gateway.keep_stream(self._call, self._recorder, self._observer.usage)
             self._record("ok")
         else:
-            said = error.get("message") if self._gateway.keeps_text else error.get("code")
+            said = error.get("message") if self._gateway.keeps_text(self._call.principal) else error.get("code")
             self._record("partial", f"the upstream sent an error: {said}")
         return b"" if self._translator is None else self._translator.finish()
 
@@ -205,6 +208,8 @@ class RelayResponse(Response):
         finally:
             call.chat, call.decision = chat, decision
         self._gateway.charge_broken_off(call, broken_off)
+        if call.heard is not None:
+            call.heard.give_up()  # what two models said judges neither
         await self._stream.aclose()
         self._stream = stream
         self._observe_stream(stream)
@@ -218,6 +223,7 @@ class RelayResponse(Response):
         return self._translator.fail(orjson.loads(event)["error"])
 
     def _record(self, status: Status, error: str = "") -> None:
+        self._call.finish_reason = self._observer.finish_reason
         self._gateway.finish(self._call, status, usage=self._observer.usage, error=error)
 
 

@@ -63,10 +63,10 @@ class ReloadResult:
 
 
 class _Fingerprint(NamedTuple):
-    """What the files looked like: a digest of the configuration (None without one), the artifact that is linked to."""
+    """What the files looked like: a digest of the configuration and its overlay (None without one), the artifacts."""
 
     configuration: bytes | None
-    artifact: str | None
+    artifacts: tuple[str | None, ...]
 
 
 class Reloader:
@@ -111,7 +111,8 @@ class Reloader:
         self._interval_s = interval_s
         self._load = load
         self._on_result = on_result
-        self._artifact: Path | None = app.state.gateway.settings.router.artifact
+        self._artifacts = _artifacts(app.state.gateway.settings)
+        self._overlay = _overlay(app.state.gateway.settings)
         self._seen = self._fingerprint()
         self._lock = asyncio.Lock()
         self._asked = asyncio.Event()
@@ -182,8 +183,11 @@ class Reloader:
         # Before reading, so that what is written meanwhile counts as another change.
         self._seen = await asyncio.to_thread(self._fingerprint)
         settings = await asyncio.to_thread(self._load, self.source)
-        self._artifact = settings.router.artifact
-        self._seen = self._seen._replace(artifact=_target(self._artifact))
+        self._artifacts = _artifacts(settings)
+        if _overlay(settings) != self._overlay:
+            self._overlay = _overlay(settings)
+            self._seen = await asyncio.to_thread(self._fingerprint)
+        self._seen = self._seen._replace(artifacts=_targets(self._artifacts))
         old: Gateway = self._app.state.gateway
         settings, ignored = keep_fixed(settings, old.settings)
         check_exposure(settings)
@@ -261,10 +265,13 @@ class Reloader:
 
     def _fingerprint(self) -> _Fingerprint:
         try:
-            digest = hashlib.blake2b(self.source.read_bytes()).digest()
+            content = self.source.read_bytes()
+            if self._overlay is not None and self._overlay.exists():
+                content += b"\0" + self._overlay.read_bytes()
+            digest = hashlib.blake2b(content).digest()
         except OSError:
             digest = None
-        return _Fingerprint(digest, _target(self._artifact))
+        return _Fingerprint(digest, _targets(self._artifacts))
 
 
 def keep_fixed(settings: Settings, running: Settings) -> tuple[Settings, tuple[str, ...]]:
@@ -276,6 +283,22 @@ def keep_fixed(settings: Settings, running: Settings) -> tuple[Settings, tuple[s
     server = settings.server.model_copy(update=kept)
     lines = tuple(f"server.{key}: {value!r} in the file, {kept[key]!r} in effect" for key, value in changed.items())
     return settings.model_copy(update={"server": server}), lines
+
+
+def _overlay(settings: Settings) -> Path | None:
+    """Return the file of changes that is merged over the configuration."""
+    return None if settings.learning.models is None else settings.learning.models.overlay
+
+
+def _artifacts(settings: Settings) -> tuple[Path | None, ...]:
+    """Return the artifacts that are configured: the router's, the canary's and the shadow's."""
+    learning = settings.learning
+    second = (None if part is None else part.artifact for part in (learning.canary, learning.shadow))
+    return (settings.router.artifact, *second)
+
+
+def _targets(artifacts: tuple[Path | None, ...]) -> tuple[str | None, ...]:
+    return tuple(_target(artifact) for artifact in artifacts)
 
 
 def _target(artifact: Path | None) -> str | None:

@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
     StoreError
         If the log cannot be read or written.
     """
-    since = _time(options.since)
+    since = read_time(options.since, "--since")
     overrides: Mapping[str, Price] = {}
     if options.config is not None:
         overrides = {model.name: model.card.price for model in load_settings(options.config).pool}
@@ -142,7 +142,14 @@ def _default_report() -> Path:
     return Path(f"reprice-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.csv")
 
 
-def _time(text: str | None) -> float:
+def read_time(text: str | None, option: str) -> float:
+    """Return seconds since the epoch of ``2026-11-01``, another ISO date, or a number of seconds; 0 for None.
+
+    Raises
+    ------
+    ConfigError
+        If it is none of these; it names the option.
+    """
     if text is None:
         return 0.0
     try:
@@ -154,5 +161,5 @@ def _time(text: str | None) -> float:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise ConfigError(f"must be a date, or seconds since 1970; got {text!r}", path="--since") from None
+        raise ConfigError(f"must be a date, or seconds since 1970; got {text!r}", path=option) from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

@@ -27,6 +27,7 @@ from service.endpoints import Served
 from service.keys.settings import AuthSettings
 from service.learning.settings import LearningSettings
 from service.limits.settings import LimitsSettings, RedisSettings
+from service.models.overlay import Overlay, overlay_path, read_overlay
 from service.pricing_settings import PriceSettings, PricingSettings
 from service.resilience.settings import DeploymentSettings, ResilienceSettings
 from service.section import Section
@@ -172,10 +173,16 @@ class LogSettings(Section):
     Attributes
     ----------
     store : str
-        E.g. ``sqlite:///outcomes.db``.
-    prompts : {"text", "hash", "none"}
-        What is kept of prompts: the text that the router read (needed for training) and its SHA-256, the SHA-256
-        alone, or nothing.
+        ``sqlite:///outcomes.db``; ``redis://HOST:PORT/DATABASE`` for many replicas, or ``redis://`` alone for that of
+        the section ``redis``.
+    prompts : {"text", "hash", "embedding", "none"}
+        What is kept of prompts: the text that the router read and its SHA-256; the SHA-256 alone; the vector that the
+        router made of the text, and the SHA-256; or nothing. Training needs text or vectors. A key can have a setting
+        of its own (``prompts``), which then holds.
+    retention_days : float or None
+        Older outcomes are removed, with their feedback; None keeps them.
+    max_outcomes : int or None
+        So many outcomes are kept, the newest; None keeps all.
     flush_interval_s : float
         An outcome is on disk at most that many seconds after its answer ended.
     max_queue : int
@@ -185,7 +192,9 @@ class LogSettings(Section):
     """
 
     store: str = "sqlite:///outcomes.db"
-    prompts: Literal["text", "hash", "none"] = "text"
+    prompts: Literal["text", "hash", "embedding", "none"] = "text"
+    retention_days: PositiveFloat | None = None
+    max_outcomes: PositiveInt | None = None
     flush_interval_s: Annotated[float, Field(gt=0, le=60)] = 0.25
     max_queue: PositiveInt = 10_000
     spool: Path | None = None
@@ -268,8 +277,10 @@ class Settings(Section):
         return self.model_copy(update={"server": server})
 
 
-def load_settings(path: Path | str | None = None, *, environment: Mapping[str, str] | None = None) -> Settings:
-    """Read and check a configuration file.
+def load_settings(
+    path: Path | str | None = None, *, environment: Mapping[str, str] | None = None, overlay: Overlay | None = None
+) -> Settings:
+    """Read and check a configuration file, with the overlay that it names (`learning.models.overlay`) merged over it.
 
     Parameters
     ----------
@@ -277,6 +288,8 @@ def load_settings(path: Path | str | None = None, *, environment: Mapping[str, s
         YAML; None is the embedded default (`DEFAULT_CONFIG`).
     environment : mapping of str to str, optional
         For ``${NAME}`` and ``${NAME:-default}``; by default the process's.
+    overlay : Overlay, optional
+        In place of the one that is named.
 
     Raises
     ------
@@ -291,14 +304,22 @@ def load_settings(path: Path | str | None = None, *, environment: Mapping[str, s
         raise ConfigError(f"cannot read the configuration {file}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"the configuration {file} is not UTF-8 text (byte {error.start})") from error
-    return parse_settings(text, source=str(file), environment=environment)
+    return parse_settings(text, source=str(file), environment=environment, overlay=overlay)
 
 
-def parse_settings(text: str, *, source: str, environment: Mapping[str, str] | None = None) -> Settings:
+def parse_settings(
+    text: str, *, source: str, environment: Mapping[str, str] | None = None, overlay: Overlay | None = None
+) -> Settings:
     """Check the text of a configuration; see `load_settings`. `source` names it in errors."""
     written = config_file.parse_yaml(text, source=source)
     problems: dict[config_file.Path, str] = {}
     variables = os.environ if environment is None else environment
+    place = overlay_path(written, variables)
+    if overlay is None and place is not None:
+        overlay = read_overlay(place)
+    if overlay is not None:
+        written = overlay.merged(written)
+        source = source if place is None else f"{source} with {place}"
     tree = config_file.substitute(written, variables, problems)
     tree = config_checks.with_known_prices(tree, environment=variables)
     found = config_checks.check_pool(tree)
@@ -330,6 +351,19 @@ def build_policy(settings: PolicySettings) -> Policy:
     return policy_from_config({"kind": settings.kind, **(settings.model_extra or {})})
 
 
+def configured_policy(settings: Settings) -> Policy:
+    """Construct the policy that decides: the configured one, with exploration around it where that is on.
+
+    Raises
+    ------
+    ConfigError
+        If it does not exist or refuses its parameters.
+    """
+    policy = build_policy(settings.policy)
+    explore = settings.learning.explore
+    return policy if explore is None else explore.around(policy, workers=settings.server.workers)
+
+
 def build_engine(settings: Settings, *, policy: Policy | None = None) -> RoutingEngine:
     """Load the configured artifact as a routing engine over the configured pool.
 
@@ -354,6 +388,6 @@ def build_engine(settings: Settings, *, policy: Policy | None = None) -> Routing
     return artifact.load(
         artifact.default_artifact() if router.artifact is None else router.artifact,
         settings.cards,
-        policy=build_policy(settings.policy) if policy is None else policy,
+        policy=configured_policy(settings) if policy is None else policy,
         encoder=None if router.encoder is None else load_encoder(router.encoder),
     )

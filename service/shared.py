@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmrouter import __version__
-from llmrouter.outcomes import open_store
 from llmrouter.pool import HTTPSessions
 from service.batcher import Routing
 from service.keys.principal import Principal
+from service.learning.owners import Owners
+from service.learning.signals import Signals, signal_sections
 from service.limits import build_limiter
 from service.limits.admission import Admission
 from service.limits.subjects import Subject, Subjects
+from service.log_retention import Retention
+from service.log_store import open_log
 from service.outcome_writer import OutcomeWriter
 from service.resilience.state import Resilience
 from service.settings import LogSettings, Settings
@@ -83,7 +86,7 @@ class Shared:
         self.cooldown_share: RedisCooldownShare | None = self._part(
             "cooldown_share", self._build_cooldown_share, "resilience", "pool", "redis"
         )
-        self.writer: OutcomeWriter = self._part("writer", self._build_writer, "log")
+        self.writer: OutcomeWriter = self._part("writer", self._build_writer, "log", "redis")
         self.telemetry: Telemetry = self._part(
             "telemetry",
             lambda: Telemetry(
@@ -95,6 +98,8 @@ class Shared:
             ),
             "telemetry",
         )
+        self.owners: Owners = self._part("owners", Owners)
+        self.signals: Signals = self._build_signals_or_keep()
         self._old = None
 
     def _part(self, name: str, build: Callable[[], T], *sections: str) -> T:
@@ -114,6 +119,15 @@ class Shared:
         from service.redis_link import RedisLink
 
         return RedisLink(self.settings.redis)
+
+    def _build_signals_or_keep(self) -> Signals:
+        # Other sections of `learning` leave what waits for a verdict alone.
+        old = self._old
+        if old is not None and signal_sections(old.settings) == signal_sections(self.settings):
+            return old.signals
+        signals = Signals(self.settings)
+        self._built.append(signals)
+        return signals
 
     def _build_limiter_or_keep(self) -> Limiter:
         # The limits themselves are with `subjects`: the counts go on where only those have changed.
@@ -164,10 +178,11 @@ class Shared:
     def _build_writer(self) -> OutcomeWriter:
         log = self.settings.log
         return OutcomeWriter(
-            open_store(log.store),
+            open_log(log.store, self.settings.redis),
             spool=Spool(spool_path(log)),
             flush_interval_s=log.flush_interval_s,
             max_queue=log.max_queue,
+            retention=Retention(days=log.retention_days, most=log.max_outcomes),
         )
 
     def subjects_of(self, principal: Principal) -> tuple[Subject, ...]:
@@ -190,6 +205,8 @@ class Shared:
             What took over some of them: those stay.
         """
         kept = {id(None)} if but is None else {id(None), *(id(part) for part in vars(but).values())}
+        if id(self.signals) not in kept:
+            await self.signals.aclose()
         if id(self.writer) not in kept:
             await asyncio.to_thread(self.writer.close)
         parts = (

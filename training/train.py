@@ -114,11 +114,16 @@ def fit(
     parameters: Mapping[str, Any],
     guard: float | None = None,
     calibration: Calibration | None = None,
+    quality: FloatArray | None = None,
+    weight: FloatArray | None = None,
 ) -> TrainedRouters:
-    """Fit quality and cost routers on every row of `table`; X is its embeddings, shape (n, d)."""
-    pair = fit_pair(table, X, name=name, parameters=parameters)
+    """Fit quality and cost routers on every row of `table`; X is its embeddings, shape (n, d).
+
+    `quality` and `weight` are those of `fit_pair`.
+    """
+    pair = fit_pair(table, X, name=name, parameters=parameters, quality=quality, weight=weight)
     once = np.ones(len(table))
-    quality, cost, tokens = (
+    level, cost, tokens = (
         weighted_mean(values, once) for values in (table.quality, table.cost_usd, table.output_tokens)
     )
     estimated = np.asarray([estimate_tokens(text or "") for text in table.texts], dtype=np.float64)
@@ -137,9 +142,9 @@ def fit(
         reference_cost_usd=reference,
         router_name=name,
         cost_router_name=pair.cost_name,
-        best_single=table.models[int(np.nanargmax(quality))],
+        best_single=table.models[int(np.nanargmax(level))],
         token_ratio=_named(table.models, ratios),
-        mean_quality=_named(table.models, quality),
+        mean_quality=_named(table.models, level),
         mean_output_tokens=_named(table.models, tokens),
         mean_cost_usd=_named(table.models, cost),
         prompt_ids=table.prompt_ids,

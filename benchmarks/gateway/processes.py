@@ -141,6 +141,11 @@ class ManagedProcess:
         self._signal(signal.SIGKILL)
         self._process.wait()
 
+    def kill(self) -> None:
+        """End it and its children at once (SIGKILL)."""
+        self._signal(signal.SIGKILL)
+        self._process.wait()
+
     def _tree(self) -> list[psutil.Process]:
         try:
             return [self._handle, *self._handle.children(recursive=True)]

@@ -13,6 +13,7 @@ COMMANDS = {
     "simulate": "the loop over a full-information table played back as one-armed traffic",
     "gate": "how often the gate promotes a worse and a better router",
     "off-policy": "coverage, bias and error of the off-policy estimates",
+    "missing-arms": "training on logs in which one answer was seen: what to do about the others",
     "new-model": "a fifth model joins the pocket pool while traffic runs",
     "replicas": "two gateways on one stream answer alike",
     "drift": "a model's quality drops; with and without online adaptation",

@@ -26,6 +26,7 @@ from llmrouter.evaluation._evaluate import evaluate
 from llmrouter.evaluation._files import results_as_json, write_decisions, write_report
 from llmrouter.evaluation._flows import replay_flow
 from llmrouter.evaluation._intervals import Interval, bootstrap_aiq, bootstrap_means, percentile_interval
+from llmrouter.evaluation._logged_decisions import LoggedDecisions
 from llmrouter.evaluation._metrics import (
     Hull,
     aiq,
@@ -37,6 +38,7 @@ from llmrouter.evaluation._metrics import (
     quality_at_cost,
 )
 from llmrouter.evaluation._new_models import new_models
+from llmrouter.evaluation._off_policy import OffPolicyEstimate, OffPolicyResult, Overlap, off_policy_estimate
 from llmrouter.evaluation._page import render_page
 from llmrouter.evaluation._plot import save_plot
 from llmrouter.evaluation._prepare import Prepared, prepare
@@ -81,9 +83,13 @@ __all__ = [
     "Guard",
     "Hull",
     "Interval",
+    "LoggedDecisions",
+    "OffPolicyEstimate",
+    "OffPolicyResult",
     "OperatingPoint",
     "Optimality",
     "Oracle",
+    "Overlap",
     "Prepared",
     "Protocol",
     "ProtocolResult",
@@ -122,6 +128,7 @@ __all__ = [
     "missing_outcomes",
     "new_models",
     "non_decreasing_hull",
+    "off_policy_estimate",
     "optimality",
     "out_of_distribution",
     "pareto_distances",

@@ -10,6 +10,9 @@ from llmrouter.exceptions import DataError
 from llmrouter.outcomes._base import Feedback
 from llmrouter.types import Outcome, is_missing
 
+VERIFIER, JUDGE, IMPLICIT = "verifier:", "judge:", "implicit:"
+"""What the sources of the gateway's own signals begin with."""
+
 
 def check_feedback(feedback: Feedback) -> None:
     """Raise `DataError` if a judgement cannot be stored."""
@@ -20,6 +23,8 @@ def check_feedback(feedback: Feedback) -> None:
         raise DataError(f"feedback.quality {feedback.quality!r} is outside [0, 1]; rescale it")
     if not (feedback.weight > 0.0 and math.isfinite(feedback.weight)):
         raise DataError(f"feedback.weight {feedback.weight!r} must be a finite number above 0; 1 is the usual weight")
+    if not 0.0 <= feedback.cost_usd < math.inf:
+        raise DataError(f"feedback.cost_usd {feedback.cost_usd!r} must be a finite number of US dollars, at least 0")
 
 
 def check_outcome(outcome: Outcome) -> None:
@@ -33,12 +38,21 @@ def check_outcome(outcome: Outcome) -> None:
         raise DataError(f"outcome.quality {outcome.quality!r} of request {outcome.request_id!r} is outside [0, 1]")
 
 
+def replaces(feedback: Feedback, before: Feedback | None) -> bool:
+    """Return whether a judgement changes what its source said before: it says something else, and is not older."""
+    if before is None:
+        return True
+    same = (before.quality, before.weight) == (feedback.quality, feedback.weight)
+    return not same and feedback.time >= before.time
+
+
 def join_feedback(outcome: Outcome, judgements: Iterable[Feedback]) -> Outcome:
     """Return `outcome` with the weighted mean quality over its sources.
 
     A quality that the outcome was stored with counts as a judgement of its own source, until that source judges
-    again. `quality_weight` is the sum of the weights, `quality_source` names the sources, `quality_time` is the
-    latest, `quality_by` are the keys that judged.
+    again. Guesses from what the client did next (sources ``implicit:...``) count only while nobody has judged.
+    `quality_weight` is the sum of the weights that count, `quality_source` names their sources, `quality_time` is the
+    latest, `quality_by` are the keys that judged. What judging cost, guesses or not, is added to `overhead_cost_usd`.
     """
     by_source = {judgement.source: judgement for judgement in judgements}
     if not by_source:
@@ -48,6 +62,9 @@ def join_feedback(outcome: Outcome, judgements: Iterable[Feedback]) -> Outcome:
         weight = 1.0 if outcome.quality_weight is None else outcome.quality_weight
         own = Feedback(outcome.request_id, outcome.quality, source, weight, outcome.quality_time or outcome.time)
         by_source.setdefault(source, own)
+    spent = math.fsum(judgement.cost_usd for judgement in by_source.values())
+    judged = {source: judgement for source, judgement in by_source.items() if not source.startswith(IMPLICIT)}
+    by_source = judged or by_source
     weight = math.fsum(judgement.weight for judgement in by_source.values())
     quality = math.fsum(judgement.weight * judgement.quality for judgement in by_source.values()) / weight
     return dataclasses.replace(
@@ -57,4 +74,5 @@ def join_feedback(outcome: Outcome, judgements: Iterable[Feedback]) -> Outcome:
         quality_weight=weight,
         quality_time=max(judgement.time for judgement in by_source.values()),
         quality_by=tuple(sorted({judgement.by for judgement in by_source.values()})),
+        overhead_cost_usd=(outcome.overhead_cost_usd or 0.0) + spent if spent else outcome.overhead_cost_usd,
     )

@@ -47,12 +47,13 @@ def store_to_table(
     -------
     OutcomeTable
         `prompt_ids` are request ids. The propensity is the logged one where the chosen model served the request, and
-        NaN where a fallback did, since nobody chose it.
+        NaN where a fallback did, since nobody chose it. Where the log keeps embeddings in place of texts, they are in
+        `embeddings`.
 
     Raises
     ------
     DataError
-        If no outcome is left, or a request comes twice.
+        If no outcome is left, a request comes twice, or embeddings were logged with encoders of different dimensions.
     """
     logged = outcomes.scan(since) if isinstance(outcomes, OutcomeStore) else outcomes
     wanted = None if models is None else frozenset(models)
@@ -85,8 +86,26 @@ def store_to_table(
         prices=tuple((prices or {}).get(model) for model in columns),
         name=name,
         weight=None if all_alike else weight,
+        embeddings=_embeddings(kept, name),
         **arrays,
     )
+
+
+def _embeddings(outcomes: Sequence[Outcome], name: str) -> FloatArray | None:
+    """Return the logged embeddings, shape (n, d), NaN rows where there is none; None where there is none at all."""
+    logged = {row: outcome.embedding for row, outcome in enumerate(outcomes) if outcome.embedding is not None}
+    if not logged:
+        return None
+    dimensions = sorted({len(vector) for vector in logged.values()})
+    if len(dimensions) > 1:
+        raise DataError(
+            f"{name} holds embeddings of dimensions {', '.join(map(str, dimensions))}: the encoder was changed; "
+            "take the outcomes since then (`since`)"
+        )
+    X = np.full((len(outcomes), dimensions[0]), np.nan, dtype=np.float32)
+    for row, vector in logged.items():
+        X[row] = vector
+    return X
 
 
 def _served(outcome: Outcome) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sqlite3
 import threading
@@ -9,58 +10,46 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from llmrouter.exceptions import ConfigError, DataError, StoreError
-from llmrouter.outcomes._base import Feedback
-from llmrouter.outcomes._feedback import check_feedback, check_outcome, join_feedback
+from llmrouter.outcomes import _sqlite_events as events
+from llmrouter.outcomes._base import Event, Feedback
+from llmrouter.outcomes._cursor import parse_number
+from llmrouter.outcomes._feedback import check_feedback, check_outcome
+from llmrouter.outcomes._sqlite_events import COLUMNS
 from llmrouter.outcomes._sqlite_rows import (
-    ADDED_COLUMNS,
-    COLUMN_DEFINITIONS,
     COLUMN_NAMES,
-    from_row,
     storable_text,
     to_checked_row,
     to_row,
 )
+from llmrouter.outcomes._sqlite_schema import SCHEMA_VERSION, create, migrate, version_of
 from llmrouter.types import Outcome
 
-SCHEMA_VERSION = 3
 SECONDS_PER_DAY = 86_400.0
 
-_FEEDBACK_BY_VERSION = 3
-
 _PAGE = 500
-_COLUMNS = ", ".join(f'"{name}"' for name in COLUMN_NAMES)
 
-_CREATE = (
-    "CREATE TABLE llmrouter_schema (version INTEGER NOT NULL)",
-    f"INSERT INTO llmrouter_schema (version) VALUES ({SCHEMA_VERSION:d})",  # noqa: S608 - a constant
-    f"CREATE TABLE outcomes ({COLUMN_DEFINITIONS})",
-    "CREATE INDEX outcomes_by_time ON outcomes (time)",
-    """CREATE TABLE feedback (request_id TEXT NOT NULL, source TEXT NOT NULL, quality REAL NOT NULL,
-    weight REAL NOT NULL, time REAL NOT NULL, received REAL NOT NULL, pending INTEGER NOT NULL,
-    given_by TEXT NOT NULL DEFAULT '', PRIMARY KEY (request_id, source))""",
-    "CREATE INDEX feedback_pending ON feedback (received) WHERE pending = 1",
-)
 _APPEND = (
-    f"INSERT INTO outcomes ({_COLUMNS}) VALUES ({', '.join('?' * len(COLUMN_NAMES))}) "  # noqa: S608 - constants
+    f"INSERT INTO outcomes ({COLUMNS}) VALUES ({', '.join('?' * len(COLUMN_NAMES))}) "  # noqa: S608 - constants
     "ON CONFLICT (request_id) DO NOTHING"
 )
 _WAITING = "SELECT 1 FROM feedback WHERE pending = 1 LIMIT 1"
 _FOUND = "UPDATE feedback SET pending = 0 WHERE request_id = ? AND pending = 1"
 _REPRICE = "UPDATE outcomes SET cost_usd = ?, price_as_of = ? WHERE request_id = ?"
-_GET = f"SELECT {_COLUMNS} FROM outcomes WHERE request_id = ?"  # noqa: S608 - constants
+_GET = f"SELECT {COLUMNS} FROM outcomes WHERE request_id = ?"  # noqa: S608 - constants
 _SCAN = (
-    f"SELECT rowid, {_COLUMNS} FROM outcomes "  # noqa: S608 - constants
+    f"SELECT rowid, {COLUMNS} FROM outcomes "  # noqa: S608 - constants
     "WHERE (time, rowid) > (?, ?) ORDER BY time, rowid LIMIT ?"
 )
 _JUDGE = (
-    "INSERT INTO feedback (request_id, source, quality, weight, time, given_by, received, pending) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?) "
+    "INSERT INTO feedback (request_id, source, quality, weight, time, given_by, cost_usd, received, pending) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) "
     "ON CONFLICT (request_id, source) DO UPDATE SET quality = excluded.quality, weight = excluded.weight, "
-    "time = excluded.time, received = excluded.received, given_by = excluded.given_by "
-    "WHERE quality <> excluded.quality OR weight <> excluded.weight"
+    "time = excluded.time, received = excluded.received, given_by = excluded.given_by, "
+    "cost_usd = excluded.cost_usd "
+    "WHERE (quality <> excluded.quality OR weight <> excluded.weight) AND excluded.time >= time"
 )
 
 _BUSY = "another process holds the log: stop it, or raise busy_timeout_s"
@@ -157,19 +146,21 @@ class SQLiteOutcomeStore:
             return
         rows = [to_row(outcome) for outcome in outcomes]
         with self._transaction() as connection:
+            before = events.last_row(connection)
             try:
                 connection.executemany(_APPEND, rows)
             except (UnicodeEncodeError, sqlite3.ProgrammingError):
                 # A value that SQLite does not take. What is in already stays: the same row again changes nothing.
                 rows = [to_checked_row(outcome) for outcome in outcomes]
                 connection.executemany(_APPEND, rows)
+            events.note_judged_since(connection, before)
             if connection.execute(_WAITING).fetchone() is not None:
                 connection.executemany(_FOUND, [(row[0],) for row in rows])
 
     def feedback(self, feedback: Feedback, /) -> bool:
         """Store a judgement; return whether its request is known already (else it waits for it).
 
-        The same judgement again changes nothing; another one of the same source takes its place.
+        The same judgement again changes nothing; another one of the same source takes its place, unless it is older.
 
         Raises
         ------
@@ -178,16 +169,32 @@ class SQLiteOutcomeStore:
         StoreError
             If it cannot be written.
         """
-        check_feedback(feedback)
-        now = time.time()
-        request_id, source = storable_text(feedback.request_id), storable_text(feedback.source)
+        return self.feedback_many([feedback])[0]
+
+    def feedback_many(self, batch: Sequence[Feedback], /) -> list[bool]:
+        """Store judgements in one transaction, in order; return of each what `feedback` returns.
+
+        Raises
+        ------
+        DataError, StoreError
+            As `feedback`; nothing is stored then.
+        """
+        for feedback in batch:
+            check_feedback(feedback)
         with self._transaction() as connection:
-            known = connection.execute("SELECT 1 FROM outcomes WHERE request_id = ?", (request_id,)).fetchone()
-            if known is None:
-                expired = now - self.pending_s
-                connection.execute("DELETE FROM feedback WHERE pending = 1 AND received < ?", (expired,))
-            judged = (feedback.quality, feedback.weight, feedback.time or now, storable_text(feedback.by))
-            connection.execute(_JUDGE, (request_id, source, *judged, now, int(known is None)))
+            return [self._judge(connection, feedback, time.time()) for feedback in batch]
+
+    def _judge(self, connection: sqlite3.Connection, feedback: Feedback, now: float) -> bool:
+        texts = (feedback.request_id, feedback.source, feedback.by)
+        request_id, source, by = (storable_text(text) for text in texts)
+        known = connection.execute("SELECT 1 FROM outcomes WHERE request_id = ?", (request_id,)).fetchone()
+        if known is None:
+            expired = now - self.pending_s
+            connection.execute("DELETE FROM feedback WHERE pending = 1 AND received < ?", (expired,))
+        judged = (feedback.quality, feedback.weight, feedback.time or now, by, feedback.cost_usd)
+        changed = connection.execute(_JUDGE, (request_id, source, *judged, now, int(known is None))).rowcount
+        if known is not None and changed:
+            events.note(connection, events.joined(connection, connection.execute(_GET, (request_id,)).fetchall()))
         return known is not None
 
     def update_costs(self, costs: Iterable[tuple[str, float, str]], /) -> int:
@@ -211,7 +218,7 @@ class SQLiteOutcomeStore:
         """Return one outcome with its feedback joined, or None."""
         with self._reading() as connection:
             row = connection.execute(_GET, (storable_text(request_id),)).fetchone()
-            return None if row is None else _joined(connection, [row])[0]
+            return None if row is None else events.joined(connection, [row])[0]
 
     def scan(self, since: float = 0.0) -> Iterator[Outcome]:
         """Yield outcomes with ``time >= since``, oldest first, feedback joined.
@@ -222,11 +229,37 @@ class SQLiteOutcomeStore:
         while True:
             with self._reading() as connection:
                 rows = connection.execute(_SCAN, (last_time, last_row, _PAGE)).fetchall()
-                outcomes = _joined(connection, [row[1:] for row in rows])
+                outcomes = events.joined(connection, [row[1:] for row in rows])
             yield from outcomes
             if len(rows) < _PAGE:
                 return
             last_time, last_row = outcomes[-1].time, rows[-1][0]
+
+    def events(self, after: str = "", limit: int = 1000) -> Sequence[Event]:
+        """Return at most `limit` events that come after a cursor, in order.
+
+        Raises
+        ------
+        DataError
+            If `after` is no cursor of a SQLite log.
+        """
+        last = parse_number(after)
+        with self._reading() as connection:
+            return events.read(connection, last, limit)
+
+    def last_event(self) -> str:
+        """Return the cursor of the newest event there was, "" where there was none."""
+        with self._reading() as connection:
+            return events.last_event(connection)
+
+    def prune(self, *, before: float = -math.inf, keep: int | None = None, limit: int = 1000) -> int:
+        """Remove outcomes, oldest first, with their judgements and events; return how many.
+
+        Those with ``time < before``, and those beyond the newest `keep`; at most `limit` in this one transaction. The
+        file does not shrink: its free pages are used again.
+        """
+        with self._transaction() as connection:
+            return events.prune(connection, before, keep, limit)
 
     def close(self) -> None:
         """Release the file; the store cannot be used afterwards. Closing twice is harmless."""
@@ -239,7 +272,7 @@ class SQLiteOutcomeStore:
         deadline = time.monotonic() + self.busy_timeout_s
         while True:  # the switch to write-ahead logging does not wait for other openers, as transactions do
             try:
-                self._version(connection)  # before anything is written: the file may be somebody else's
+                version_of(connection, self.path)  # before anything is written: the file may be somebody else's
                 (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
                 break
             except sqlite3.OperationalError as error:
@@ -250,30 +283,11 @@ class SQLiteOutcomeStore:
             raise StoreError(f"{self.path}: SQLite cannot keep a write-ahead log here; use a local file system")
         connection.execute("PRAGMA synchronous = FULL")
         with _immediate(connection):
-            version = self._version(connection)
+            version = version_of(connection, self.path)
             if version == 0:
-                for statement in _CREATE:
-                    connection.execute(statement)
+                create(connection)
             elif version < SCHEMA_VERSION:
-                _migrate(connection, version)
-
-    def _version(self, connection: sqlite3.Connection) -> int:
-        """Return the schema version of the log in the file, 0 if it is empty; refuse anything else."""
-        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        if not tables:
-            return 0
-        if "llmrouter_schema" not in tables:
-            raise StoreError(
-                f"{self.path} is the database of another program (tables {', '.join(sorted(tables))}); it was left as "
-                "it is. Name another file"
-            )
-        (version,) = connection.execute("SELECT max(version) FROM llmrouter_schema").fetchone()
-        if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
-            raise StoreError(
-                f"{self.path} has schema version {version}, this llmrouter knows {SCHEMA_VERSION}; it was left as it "
-                "is. Upgrade llmrouter, or name another file"
-            )
-        return version
+                migrate(connection, version)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -308,16 +322,6 @@ def _primary_code(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
-def _migrate(connection: sqlite3.Connection, version: int) -> None:
-    """Add the columns of later versions; rows keep what they have, and processes of the old version can go on."""
-    for later in range(version + 1, SCHEMA_VERSION + 1):
-        for definition in ADDED_COLUMNS[later]:
-            connection.execute(f"ALTER TABLE outcomes ADD COLUMN {definition}")
-        if later == _FEEDBACK_BY_VERSION:
-            connection.execute("ALTER TABLE feedback ADD COLUMN given_by TEXT NOT NULL DEFAULT ''")
-    connection.execute("UPDATE llmrouter_schema SET version = ?", (SCHEMA_VERSION,))
-
-
 @contextmanager
 def _immediate(connection: sqlite3.Connection) -> Iterator[None]:
     """Run a transaction that holds the write lock from its start, so that it cannot fail half way for being late."""
@@ -329,16 +333,3 @@ def _immediate(connection: sqlite3.Connection) -> Iterator[None]:
         with suppress(sqlite3.Error):  # a full disk rolls back by itself
             connection.execute("ROLLBACK")
         raise
-
-
-def _joined(connection: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> list[Outcome]:
-    outcomes = [from_row(row) for row in rows]
-    judgements: dict[str, list[Feedback]] = {}
-    marks = ", ".join("?" * len(outcomes))
-    found = connection.execute(
-        f"SELECT request_id, quality, source, weight, time, given_by FROM feedback WHERE request_id IN ({marks})",  # noqa: S608
-        [outcome.request_id for outcome in outcomes],
-    )
-    for row in found:
-        judgements.setdefault(row[0], []).append(Feedback(*row))
-    return [join_feedback(outcome, judgements.get(outcome.request_id, ())) for outcome in outcomes]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +48,9 @@ class OutcomeTable:
     weight : array of shape (n, m) or None
         How much each observed quality counts in fitting (e.g. the number of judgements behind it); NaN where not
         observed. None = 1 everywhere.
+    embeddings : array of shape (n, d) or None
+        What the router read where the source has no text but its embedding, in single precision; NaN rows elsewhere.
+        Not saved with the table.
     """
 
     prompt_ids: tuple[str, ...]
@@ -63,6 +66,7 @@ class OutcomeTable:
     prices: tuple[Price | None, ...]
     name: str = ""
     weight: FloatArray | None = None
+    embeddings: FloatArray | None = None
 
     def __post_init__(self) -> None:
         n, m = len(self.prompt_ids), len(self.models)
@@ -76,6 +80,8 @@ class OutcomeTable:
                 raise DataError(f"{field_name} must be ({n}, {m}); got {getattr(self, field_name).shape}")
         if self.weight is not None and self.weight.shape != (n, m):
             raise DataError(f"weight must be ({n}, {m}) or None; got {self.weight.shape}")
+        if self.embeddings is not None and (self.embeddings.ndim != 2 or len(self.embeddings) != n):
+            raise DataError(f"embeddings must have a row for each of {n} prompts; got shape {self.embeddings.shape}")
         if len(set(self.prompt_ids)) != n:
             raise DataError("prompt ids are not unique")
         if len(set(self.models)) != m:
@@ -114,6 +120,7 @@ class OutcomeTable:
             output_tokens=self.output_tokens[index],
             propensity=self.propensity[index],
             weight=None if self.weight is None else self.weight[index],
+            embeddings=None if self.embeddings is None else self.embeddings[index],
         )
 
     def select_models(self, names: Sequence[str]) -> OutcomeTable:
@@ -171,6 +178,40 @@ class OutcomeTable:
                 f"{self.prompt_ids[missing[0]]}); a router that reads prompts cannot be used on them"
             )
         return [text for text in self.texts if text is not None]
+
+    def encoded(self, dimension: int, encode: Callable[[Sequence[str]], FloatArray]) -> FloatArray:
+        """Return what a router reads of each prompt, shape (n, d): its text encoded, or the embedding in its place.
+
+        Parameters
+        ----------
+        dimension : int
+            The encoder's d.
+        encode : callable
+            Texts -> array (texts, d).
+
+        Raises
+        ------
+        DataError
+            If the embeddings are of another encoder, as far as their dimension tells, or a prompt has neither.
+        """
+        if self.embeddings is None:
+            return encode(self.router_texts())
+        if self.embeddings.shape[1] != dimension:
+            raise DataError(
+                f"{self.name or 'the table'} holds embeddings of dimension {self.embeddings.shape[1]}, the encoder "
+                f"makes {dimension}: train with the encoder that served when they were logged"
+            )
+        with_text = [row for row, text in enumerate(self.texts) if text is not None]
+        X = np.array(self.embeddings, dtype=np.float32)
+        if with_text:
+            X[with_text] = encode([self.texts[row] or "" for row in with_text])
+        missing = np.flatnonzero(np.isnan(X).any(axis=1))
+        if missing.size:
+            raise DataError(
+                f"{self.name or 'the table'}: {missing.size} prompts have neither text nor embedding (first: "
+                f"{self.prompt_ids[int(missing[0])]}); leave them out, or log prompts as text or embedding"
+            )
+        return X
 
     def cards(self) -> tuple[ModelCard, ...]:
         """Return a model card for each column; a model without a list price gets price 0."""

@@ -5,8 +5,11 @@ from llmrouter.policy._base import BasePolicy, Policy
 from llmrouter.policy._budget import BudgetPolicy
 from llmrouter.policy._calibration_files import load_calibration, save_calibration
 from llmrouter.policy._category_map import CategoryMap, CategoryMapPolicy
+from llmrouter.policy._chance import uniform_of
 from llmrouter.policy._config import policy_from_config
 from llmrouter.policy._eligibility import candidates_for
+from llmrouter.policy._explore import ExplorePolicy
+from llmrouter.policy._explore_budget import DailyLedger, Ledger
 from llmrouter.policy._facts import Calibration, TrainingFacts
 from llmrouter.policy._latency import LatencyPolicy
 from llmrouter.policy._learn_then_test import FloorCalibrator, FloorCertificate
@@ -25,9 +28,12 @@ __all__ = [
     "Calibration",
     "CategoryMap",
     "CategoryMapPolicy",
+    "DailyLedger",
+    "ExplorePolicy",
     "FloorCalibrator",
     "FloorCertificate",
     "LatencyPolicy",
+    "Ledger",
     "Policy",
     "QualityFloorPolicy",
     "QuotaPolicy",
@@ -43,4 +49,5 @@ __all__ = [
     "load_calibration",
     "policy_from_config",
     "save_calibration",
+    "uniform_of",
 ]

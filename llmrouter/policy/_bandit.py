@@ -12,6 +12,7 @@ import numpy as np
 from llmrouter.exceptions import ConfigError
 from llmrouter.policy._base import BasePolicy
 from llmrouter.policy._budget import beyond
+from llmrouter.policy._chance import uniform_of
 from llmrouter.policy._checks import require, require_count
 from llmrouter.policy._facts import TrainingFacts
 from llmrouter.policy._pacing import Pacer
@@ -74,7 +75,8 @@ class _BanditPolicy(BasePolicy):
     def appraise(self, view: View, /) -> Appraisal:
         """Value the candidates: belief about quality, less weighted cost.
 
-        A request's `quality_floor` is served without exploring (see `floor_appraisal`).
+        A request's `quality_floor` is served without exploring (see `floor_appraisal`), and so is a request that wants
+        none (`RoutingRequest.explore`): by its utility.
         """
         preference = view.request.preference
         ruled_out, warnings = ({}, ()) if self.pacer is None else beyond(self.pacer, view)
@@ -94,7 +96,9 @@ class _BanditPolicy(BasePolicy):
         appraisal = Appraisal(
             utility.tolist(), self.name, weight, self.reference_cost_usd, ruled_out=ruled_out, warnings=warnings
         )
-        return self._explored(appraisal, utility, std)
+        if not view.request.explore:
+            return appraisal
+        return self._explored(view, appraisal, utility, std)
 
     def _belief(self, view: View) -> tuple[FloatArray, FloatArray]:
         """Return mean and standard deviation of the belief about quality: estimates, mixed with the preference."""
@@ -109,7 +113,7 @@ class _BanditPolicy(BasePolicy):
         mixed: FloatArray = (1 - share) * mean + share * np.nan_to_num(prior)
         return mixed, std * np.sqrt(1 - share)
 
-    def _explored(self, appraisal: Appraisal, utility: FloatArray, std: FloatArray) -> Appraisal:
+    def _explored(self, view: View, appraisal: Appraisal, utility: FloatArray, std: FloatArray) -> Appraisal:
         raise NotImplementedError
 
 
@@ -155,7 +159,7 @@ class UCBPolicy(_BanditPolicy):
         super().__init__(cost_weight, preference, preference_std, usd_per_1k, burst_requests, reference_cost_usd)
         self.exploration = require("exploration", exploration, least=0)
 
-    def _explored(self, appraisal: Appraisal, utility: FloatArray, std: FloatArray) -> Appraisal:
+    def _explored(self, _view: View, appraisal: Appraisal, utility: FloatArray, std: FloatArray) -> Appraisal:
         return replace(appraisal, scores=(utility + self.exploration * std).tolist())
 
 
@@ -165,8 +169,9 @@ class ThompsonPolicy(_BanditPolicy):
     A fixed matrix of standard normal numbers (`draws` x models, from `seed`, in pairs of opposite sign) turns the
     belief about each model's utility into as many samples. The probability of a model is the share of the samples in
     which it is best, with half a win added for every eligible model: ``(wins + 0.5) / (draws + 0.5 m)``. One number
-    from a generator seeded with `seed` then picks. The reported propensity is that probability: it is how the model
-    was drawn, not an estimate of it, depends on the estimates alone, and is never zero.
+    from the seed and the request's id then picks, so that what else is decided at the moment does not. The reported
+    propensity is that probability: it is how the model was drawn, not an estimate of it, depends on the estimates
+    alone, and is never zero.
 
     Parameters
     ----------
@@ -203,22 +208,22 @@ class ThompsonPolicy(_BanditPolicy):
             raise ConfigError(f"seed must be < 2^32 and draws even; got seed={seed!r}, draws={draws!r}")
         self.scale = require("scale", scale, least=0)
         self._normals: dict[int, FloatArray] = {}
-        self._generator = np.random.default_rng([seed, 1])
-        self._uniform = [float(self._generator.random())]  # a list, to be shared with what `bind` returns
+        self._unnamed = [0]  # decisions without an id; a list, to be shared with what `bind` returns
         self.locks = (threading.RLock(), *self.locks)
 
-    def _explored(self, appraisal: Appraisal, utility: FloatArray, std: FloatArray) -> Appraisal:
+    def _explored(self, view: View, appraisal: Appraisal, utility: FloatArray, std: FloatArray) -> Appraisal:
         return replace(
             appraisal,
             samples=utility + self.scale * std * self._standard(utility.size),
-            uniform=self._uniform[0],
+            uniform=uniform_of(self.kind, self.seed, view.request.request_id or f"#{self._unnamed[0]}"),
             smoothing=self.SMOOTHING,
         )
 
     def record(self, view: View, decision: Decision, /) -> None:
-        """Count the decision, and draw the number that picks in the next one."""
+        """Count the decision."""
         super().record(view, decision)
-        self._uniform[0] = float(self._generator.random())
+        if not view.request.request_id:
+            self._unnamed[0] += 1
 
     def _standard(self, models: int) -> FloatArray:
         found = self._normals.get(models)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -64,6 +64,26 @@ class View:
         return View(self.request, self.candidates, self.estimates, self.quality, self.std, self.cost, merged, left)
 
 
+class Explorer(Protocol):
+    """Puts, by chance, another model before the one that the scores put first."""
+
+    def draw(
+        self, view: View, appraisal: Appraisal, order: list[int], chances: list[float], /
+    ) -> tuple[list[int], list[float], bool]:
+        """Return order, chances and whether chance decided, given those of the appraisal alone.
+
+        Parameters
+        ----------
+        view, appraisal
+            What is decided.
+        order : list of int
+            Eligible positions, the one to try first at the front.
+        chances : list of float
+            In that order: the probability with which each would have been at the front. They add up to 1.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Appraisal:
     """How a policy values the candidates of a view: what wrapping policies adjust, and `decide` turns into a ranking.
@@ -87,6 +107,8 @@ class Appraisal:
         Candidates that the policy itself rules out, with reasons.
     warnings : tuple of str
         Told to the user: in the reason of the chosen model and in the decision's warnings.
+    explorer : Explorer, optional
+        Has the last word on which model goes first.
     """
 
     scores: list[float]
@@ -99,6 +121,7 @@ class Appraisal:
     smoothing: float = 0.0
     ruled_out: Mapping[int, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    explorer: Explorer | None = None
 
 
 def view_of(request: RoutingRequest, candidates: Sequence[Candidate], estimates: Estimates) -> View:
@@ -138,7 +161,10 @@ def decide(view: View, appraisal: Appraisal) -> Decision:
         eligible = [i for i in eligible if not reasons[i]]
         if not eligible:
             raise NoEligibleModelError({c.name: r for c, r in zip(view.candidates, reasons, strict=True)})
-    order, chances = _ordered(view, appraisal, eligible)
+    order, chances, explored = _ordered(view, appraisal, eligible)
+    if appraisal.explorer is not None:
+        order, chances, drawn = appraisal.explorer.draw(view, appraisal, order, chances)
+        explored = explored or drawn
     if len(order) < len(reasons):
         order = order + [i for i, reason in enumerate(reasons) if reason]
     if appraisal.warnings:
@@ -153,7 +179,7 @@ def decide(view: View, appraisal: Appraisal) -> Decision:
             for rank, i in enumerate(order)
         ]
     )
-    return Decision(ranking, chances[0], appraisal.policy, warnings=appraisal.warnings)
+    return Decision(ranking, chances[0], appraisal.policy, warnings=appraisal.warnings, explored=explored)
 
 
 def by_score(scores: Sequence[float], cost: Sequence[float], positions: Sequence[int]) -> list[int]:
@@ -185,21 +211,21 @@ def flat_scores(view: View, appraisal: Appraisal) -> list[float]:
     ]
 
 
-def _ordered(view: View, appraisal: Appraisal, eligible: list[int]) -> tuple[list[int], list[float]]:
-    """Return the eligible positions in order, and with what probability each would have been first."""
+def _ordered(view: View, appraisal: Appraisal, eligible: list[int]) -> tuple[list[int], list[float], bool]:
+    """Return the eligible positions in order, with what probability each would have been first, and if chance chose."""
     order = by_score(appraisal.scores, view.cost, eligible)
     if appraisal.samples is not None:
         probabilities = choice_probabilities(appraisal.samples, order, smoothing=appraisal.smoothing)
         # The last one takes what rounding leaves of the unit interval.
         chosen = min(int(np.searchsorted(np.cumsum(probabilities), appraisal.uniform, side="right")), len(order) - 1)
         chances: list[float] = probabilities.tolist()
-        return _first(order, chosen), _first(chances, chosen)
+        return to_front(order, chosen), to_front(chances, chosen), chosen > 0
     if appraisal.tiers is not None:
         order.sort(key=appraisal.tiers.__getitem__)
-    return order, [1.0] + [0.0] * (len(order) - 1)
+    return order, [1.0] + [0.0] * (len(order) - 1), False
 
 
-def _first(values: list[Any], place: int) -> list[Any]:
+def to_front(values: list[Any], place: int) -> list[Any]:
     """Return the values with that of `place` before the others."""
     return [values[place], *values[:place], *values[place + 1 :]]
 

@@ -41,7 +41,7 @@ from llmrouter.pool._resume import StreamText, resume_body
 from llmrouter.pool._retry_budget import RetryBudget
 from llmrouter.pool._scripted import ScriptedBackend
 from llmrouter.pool._sse import DONE, EventSplitter, ServerSentEvent, encode_event
-from llmrouter.pool._usage import StreamObserver, error_in, parse_usage, usage_from_body, usage_in
+from llmrouter.pool._usage import StreamObserver, error_in, finish_reason_in, parse_usage, usage_from_body, usage_in
 
 __all__ = [
     "CALL_HEADERS",
@@ -92,6 +92,7 @@ __all__ = [
     "failover",
     "failure_class",
     "failure_kind",
+    "finish_reason_in",
     "installed_cost_map",
     "is_upstream_trouble",
     "most_telling",

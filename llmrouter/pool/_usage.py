@@ -13,7 +13,10 @@ from llmrouter.pool._sse import DONE
 from llmrouter.types import Usage
 
 # Text of the model cannot look like any of these: quotes within a JSON string are escaped.
-_FINISHED = re.compile(rb'"finish_reason"\s*:\s*"')
+_FINISHED = re.compile(rb'"finish_reason"\s*:\s*"([^"\\]{0,40})')
+_INCOMPLETE = re.compile(rb'"incomplete_details"\s*:\s*\{[^{}]*"reason"\s*:\s*"([^"\\]{0,40})')
+_COMPLETED = re.compile(rb'"status"\s*:\s*"completed"')
+_REASONS = {b"max_output_tokens": "length", b"content_filter": "content_filter"}
 _USAGE_PRESENT = re.compile(rb'"usage"\s*:\s*\{')
 _ERROR_PRESENT = re.compile(rb'"error"(?!\s*:\s*null)')
 _CLOSING = re.compile(rb'"type"\s*:\s*"response\.(?:completed|incomplete|failed|cancelled)"')
@@ -98,6 +101,20 @@ def usage_from_body(body: bytes) -> Usage:
     return parse_usage(usage)
 
 
+def finish_reason_in(body: bytes) -> str | None:
+    """Return why a whole answer (its first choice) ended, in OpenAI's words; None where it does not say."""
+    if (told := _FINISHED.search(body)) is not None:
+        return told.group(1).decode("ascii", "replace") or None
+    return _reason_of_response(body)
+
+
+def _reason_of_response(data: bytes) -> str | None:
+    """Return why an answer of the responses API ended, in the words of chat completions."""
+    if (told := _INCOMPLETE.search(data)) is not None:
+        return _REASONS.get(told.group(1), told.group(1).decode("ascii", "replace") or None)
+    return "stop" if _COMPLETED.search(data) else None
+
+
 def error_in(data: bytes) -> Mapping[str, Any] | None:
     """Return the error object of an answer, chunk or event, or None where it carries none.
 
@@ -134,13 +151,15 @@ class StreamObserver:
         Whether a token (text, tool call, reasoning) has come.
     finished : bool
         Whether a finish reason, or a closing event, has come.
+    finish_reason : str or None
+        Why the first choice to end did, in OpenAI's words.
     done : bool
         Whether the closing event has come: ``[DONE]``, or one of the responses API.
     error : mapping or None
         The error object that the upstream sent within the stream.
     """
 
-    __slots__ = ("_of_responses", "_other", "_usage", "content_seen", "done", "error", "finished")
+    __slots__ = ("_of_responses", "_other", "_usage", "content_seen", "done", "error", "finish_reason", "finished")
 
     def __init__(self) -> None:
         self._usage: Mapping[str, Any] | None = None
@@ -148,6 +167,7 @@ class StreamObserver:
         self._other = False
         self.content_seen = False
         self.finished = False
+        self.finish_reason: str | None = None
         self.done = False
         self.error: Mapping[str, Any] | None = None
 
@@ -174,8 +194,9 @@ class StreamObserver:
         if data.startswith(DONE):
             self.done = True
             return False
-        if not self.finished and _FINISHED.search(data):
+        if not self.finished and (told := _FINISHED.search(data)) is not None:
             self.finished = True
+            self.finish_reason = told.group(1).decode("ascii", "replace") or None
         if self.content_seen and not (
             _USAGE_PRESENT.search(data) or _ERROR_PRESENT.search(data) or (self._of_responses and _CLOSING.search(data))
         ):
@@ -194,6 +215,7 @@ class StreamObserver:
             self._of_responses = True
             if kind in _CLOSING_EVENTS:
                 self.finished = self.done = True
+                self.finish_reason = _reason_of_response(data)
                 if kind == _FAILED and self.error is None:
                     self.error = _GAVE_UP
             elif kind.endswith(_DELTA_SUFFIX):

@@ -19,6 +19,7 @@ from llmrouter.routers._mlp import MLPRouter
 from llmrouter.routers._neighbours import NeighbourRouter
 from llmrouter.routers._online import OnlineRouter
 from llmrouter.routers._pair import RouterPair, cost_target, fit_pair
+from llmrouter.routers._prior import PRESUMED_PROMPTS
 from llmrouter.routers._r2t2 import R2T2Router
 from llmrouter.routers._selection import KNNSelectRouter
 from llmrouter.routers._stack import FullStackRouter, StackRouter
@@ -26,6 +27,7 @@ from llmrouter.routers._svm import SVMRouter
 from llmrouter.routers._two_step import TwoStepRouter
 
 __all__ = [
+    "PRESUMED_PROMPTS",
     "AvengersProRouter",
     "AvengersRouter",
     "BaseRouter",

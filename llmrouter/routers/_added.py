@@ -50,6 +50,8 @@ class AddedColumn:
         Of the known models' predictions on the scored prompts.
     values_ : mapping
         level, unit, noise, kernel variances, length, bounds.
+    shape : array of shape (m,) or None
+        Weights, of sum 1, with which the own columns make up the common shape; None for equal ones.
     """
 
     X: FloatArray
@@ -59,6 +61,44 @@ class AddedColumn:
     centre: FloatArray
     scale: FloatArray
     values_: Mapping[str, Any]
+    shape: FloatArray | None = None
+
+    @classmethod
+    def prior(
+        cls,
+        own: FloatArray,
+        dimension: int,
+        *,
+        level: float,
+        std: float,
+        weights: FloatArray | None,
+        bounds: tuple[float, float],
+    ) -> Self:
+        """Return the process before any scored prompt: the known models' shape about a level, and a wide error.
+
+        Parameters
+        ----------
+        own : array of shape (N, m)
+            What the router's own columns expect on N prompts of the kind that `level` is a mean over.
+        dimension : int
+            d of the embeddings.
+        level, std : float
+            Expected mean outcome, and its standard error.
+        weights : array of shape (m,), optional
+            See `shape`.
+        bounds : tuple of float
+            As in `fit`.
+        """
+        known = np.nan_to_num(own)
+        centre = known.mean(axis=0)
+        additive = bool(np.isfinite(bounds[1]))
+        unit = 1.0 if additive else max(abs(level), 1e-12)
+        scale = np.ones(known.shape[1]) if additive else np.maximum(np.abs(centre), 1e-12)
+        values: dict[str, Any] = {"loading": 0.0, "local": 0.0, "length": _LENGTHS[0], "level": level, "unit": unit}
+        values |= {"noise": std / unit / float(np.sqrt(_OFFSET)), "bounds": list(bounds)}
+        empty = np.empty((0, known.shape[1]))
+        none = np.empty((0, dimension), dtype=np.float32)
+        return cls(none, empty, np.empty(0), np.empty((0, 0)), centre, scale, values, weights)
 
     @classmethod
     def fit(
@@ -106,8 +146,8 @@ class AddedColumn:
     def estimate(self, X: FloatArray, own: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return expectation and standard error, each (n,), at X (n, d) where own columns expect `own` (n, m)."""
         features = (np.nan_to_num(own) - self.centre) / self.scale
-        shape = features.mean(axis=1)
-        spread = features - shape[:, None]
+        shape = features.mean(axis=1) if self.shape is None else features @ self.shape
+        spread = features - features.mean(axis=1, keepdims=True)
         similarity = X.astype(np.float64) @ self.X.T.astype(np.float64)
         cross = _kernel(spread @ self.features.T, similarity, self.values_)
         mean = self.values_["level"] + self.values_["unit"] * (shape + cross @ self.dual)
@@ -120,7 +160,8 @@ class AddedColumn:
     def arrays(self) -> dict[str, FloatArray]:
         """Return the arrays of the state."""
         names = ("X", "features", "dual", "root", "centre", "scale")
-        return {name: getattr(self, name) for name in names}
+        shape = {} if self.shape is None else {"shape": self.shape}
+        return {name: getattr(self, name) for name in names} | shape
 
     def values(self) -> dict[str, Any]:
         """Return the JSON values of the state."""

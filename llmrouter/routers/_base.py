@@ -13,6 +13,7 @@ from llmrouter.exceptions import DataError, NotFittedError
 from llmrouter.index import VectorIndex
 from llmrouter.routers._added import AddedColumn
 from llmrouter.routers._first_layout import upgraded_state
+from llmrouter.routers._prior import PriorColumns
 from llmrouter.routers._steady import steadied
 from llmrouter.types import FloatArray, IntArray
 
@@ -47,7 +48,7 @@ class Router(Protocol):
         ...
 
 
-class BaseRouter:
+class BaseRouter(PriorColumns):
     """What every router shares: scikit-learn's parameter protocol, input checks, added columns, state.
 
     Follows scikit-learn's conventions (constructors store, `fit` checks, learned names end in ``_``), so that its
@@ -264,6 +265,11 @@ class BaseRouter:
     @property
     def _own_columns(self) -> int:
         return self._fitted_models
+
+    @property
+    def _adds_apart(self) -> bool:
+        """Whether columns added after `fit` are Gaussian processes beside the router's own."""
+        return getattr(self._new_column, "__func__", None) is BaseRouter._new_column
 
     @property
     def _plain(self) -> bool:

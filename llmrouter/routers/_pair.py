@@ -33,7 +33,13 @@ class RouterPair:
 
 
 def fit_pair(
-    table: OutcomeTable, X: FloatArray, *, name: str, parameters: Mapping[str, Any] | None = None
+    table: OutcomeTable,
+    X: FloatArray,
+    *,
+    name: str,
+    parameters: Mapping[str, Any] | None = None,
+    quality: FloatArray | None = None,
+    weight: FloatArray | None = None,
 ) -> RouterPair:
     """Fit the router registered as `name` on quality and on cost.
 
@@ -50,6 +56,10 @@ def fit_pair(
         Registry name.
     parameters : mapping, optional
         Constructor parameters.
+    quality : array of shape (n, m), optional
+        What the quality router learns in place of the table's quality, e.g. with pseudo-outcomes.
+    weight : array of shape (n,), optional
+        How much each prompt counts for quality; for cost all count alike.
 
     Raises
     ------
@@ -59,18 +69,18 @@ def fit_pair(
     if not table.observed.any():
         raise DataError(f"{table.name or 'the table'} has no observed quality; nothing can be learned from it")
     target, unit = cost_target(table)
-    quality: Router = create("router", name, **dict(parameters or {}))
-    quality.fit(X, table.quality)
-    other = getattr(quality, "cost_router", None)
-    if isinstance(quality, NeighbourRouter):
-        same = {"k": quality.k, "index": quality.index}
+    router: Router = create("router", name, **dict(parameters or {}))
+    router.fit(X, table.quality if quality is None else quality, weight)
+    other = getattr(router, "cost_router", None)
+    if isinstance(router, NeighbourRouter):
+        same = {"k": router.k, "index": router.index}
         cost: NeighbourRouter = (
-            type(quality)(**quality.get_params()) if other is None else create("router", other, **same)
+            type(router)(**_untrimmed(router.get_params())) if other is None else create("router", other, **same)
         )
-        return RouterPair(quality, cost.fit_shared(quality.index_, target), unit, name if other is None else other)
+        return RouterPair(router, cost.fit_shared(router.index_, target), unit, name if other is None else other)
     if other is None:
-        return RouterPair(quality, create("router", name, **dict(parameters or {})).fit(X, target), unit, name)
-    return RouterPair(quality, create("router", other).fit(X, target), unit, other)
+        return RouterPair(router, create("router", name, **dict(parameters or {})).fit(X, target), unit, name)
+    return RouterPair(router, create("router", other).fit(X, target), unit, other)
 
 
 def cost_target(table: OutcomeTable) -> tuple[FloatArray, CostUnit]:
@@ -89,3 +99,8 @@ def cost_target(table: OutcomeTable) -> tuple[FloatArray, CostUnit]:
         f"{table.name or 'the table'} has neither costs nor tokens with list prices; add cost_usd, or output_tokens "
         "and a price for every model"
     )
+
+
+def _untrimmed(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a neighbour router's parameters for amounts, whose mean is what is paid: nothing is cut off."""
+    return {name: 0.0 if name == "trim" else value for name, value in parameters.items()}

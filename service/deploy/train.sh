@@ -1,6 +1,7 @@
 #!/bin/sh
 # Train now and then every LLMROUTER_TRAIN_EVERY_S seconds. What a training run writes takes effect by itself: the
-# gateways follow the link "current". A run that fails changes nothing.
+# gateways follow the link "current". A run that fails changes nothing. With LLMROUTER_TRAIN_LOG, the URL of the
+# gateways' log, it is trained on that, and promoted if the log shows that it is better than what is live.
 set -eu
 out=${LLMROUTER_TRAIN_OUT:-/var/lib/llmrouter/artifacts}
 data=${LLMROUTER_TRAIN_DATA:-pocket}
@@ -14,6 +15,11 @@ if [ ! -e "$out/current" ]; then
 fi
 
 while :; do
-    llmrouter train --data "$data" --out "$out" || echo "training failed; the artifact stays as it is" >&2
+    if [ -n "${LLMROUTER_TRAIN_LOG:-}" ]; then
+        set -- --from-log "$LLMROUTER_TRAIN_LOG" ${LLMROUTER_TRAIN_CONFIG:+--config "$LLMROUTER_TRAIN_CONFIG"}
+    else
+        set -- --data "$data"
+    fi
+    llmrouter train "$@" --out "$out" || echo "training failed; the artifact stays as it is" >&2
     sleep "${LLMROUTER_TRAIN_EVERY_S:-86400}"
 done

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from llmrouter.exceptions import ConfigError
 from service import config_file, config_problems
 from service.keys.manager import LARGEST_PAGE, KeyManager
-from service.keys.principal import ADMIN, DEFAULT_SCOPES, SCOPES
+from service.keys.principal import ADMIN, DEFAULT_SCOPES, PROMPTS, SCOPES
 from service.keys.record import KeyRecord
 from service.keys.settings import REDIS, AuthSettings
 from service.keys.store import KeyStore, open_key_store
@@ -35,6 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     create.add_argument("--admin", action="store_true", help="a key that may do everything, administer keys included")
     create.add_argument("--name", help="for people (default: admin or key)")
     _add_fields(create)
+    update = _action(commands, "update", _update, "change a key; what is not given stays")
+    update.add_argument("id", help="id of the key (12 characters)")
+    update.add_argument("--name", help="for people")
+    _add_fields(update)
     _action(commands, "list", _list, "list all keys; tokens are not stored and cannot be shown")
     for name, job, text in (
         ("show", _show, "show a key"),
@@ -85,6 +89,8 @@ def _add_fields(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--concurrency", type=int, metavar="N", help="requests at a time")
     parser.add_argument("--budget-usd", type=float, metavar="USD", help="dollars a period")
     parser.add_argument("--budget-period", choices=PERIODS, help="calendar period of the budget, in UTC")
+    parser.add_argument("--no-explore", action="store_true", help="chance never chooses a model for it")
+    parser.add_argument("--prompts", choices=PROMPTS, help="what the log keeps of its prompts (default: log.prompts)")
     parser.add_argument("--expires", metavar="WHEN", help="a duration (30d, 12h) or an ISO date (2027-01-31)")
 
 
@@ -135,6 +141,16 @@ async def _rotate(keys: KeyManager, options: argparse.Namespace) -> dict[str, An
     return document
 
 
+async def _update(keys: KeyManager, options: argparse.Namespace) -> dict[str, Any]:
+    wanted = {name: value for name, value in _fields(options).items() if value is not None}
+    if not wanted:
+        raise ConfigError("nothing is to be changed; give the fields to change, e.g. --prompts hash", path="update")
+    document = _document(keys, await keys.update(options.id, wanted))
+    if not options.json:
+        print(_described(document))
+    return document
+
+
 async def _revoke(keys: KeyManager, options: argparse.Namespace) -> dict[str, Any]:
     document = _document(keys, await keys.revoke(options.id))
     if not options.json:
@@ -146,9 +162,15 @@ async def _revoke(keys: KeyManager, options: argparse.Namespace) -> dict[str, An
 
 
 def _wanted(options: argparse.Namespace) -> dict[str, Any]:
-    scopes = _names(options.scopes)
+    fields = _fields(options)
     if options.admin:
-        scopes = [*(DEFAULT_SCOPES if scopes is None else scopes), ADMIN]
+        fields["scopes"] = [*(DEFAULT_SCOPES if fields["scopes"] is None else fields["scopes"]), ADMIN]
+    fields["name"] = options.name or ("admin" if options.admin else "key")
+    return fields
+
+
+def _fields(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields of a key as they are given, None for what is not."""
     limits = {
         "rpm": options.rpm,
         "tpm": options.tpm,
@@ -158,12 +180,14 @@ def _wanted(options: argparse.Namespace) -> dict[str, Any]:
     }
     given = {name: value for name, value in limits.items() if value is not None}
     return {
-        "name": options.name or ("admin" if options.admin else "key"),
+        "name": options.name,
         "team": options.team,
-        "scopes": scopes,
+        "scopes": _names(options.scopes),
         "models": _names(options.models),
         "limits": given or None,
         "expires": options.expires,
+        "explore": False if options.no_explore else None,
+        "prompts": options.prompts,
     }
 
 

@@ -16,12 +16,17 @@ FEEDBACK = "feedback"
 OUTCOMES = "outcomes"
 METRICS = "metrics"
 ADMIN = "admin"
+TRUSTED_FEEDBACK = "feedback:trusted"
 
-SCOPES = (INFERENCE, ROUTE, FEEDBACK, OUTCOMES, METRICS, ADMIN)
+SCOPES = (INFERENCE, ROUTE, FEEDBACK, OUTCOMES, METRICS, TRUSTED_FEEDBACK, ADMIN)
 """What a key may be for; `ADMIN` implies all others."""
 
 DEFAULT_SCOPES = (INFERENCE, ROUTE, FEEDBACK, OUTCOMES)
 """What a new key is for."""
+
+
+PROMPTS = ("text", "hash", "embedding", "none")
+"""What the log may keep of a key's prompts; see `LogSettings.prompts`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,10 @@ class Principal:
         Of the key; None sets none of its own.
     reads_all : bool
         Whether it may read outcomes of others.
+    explore : bool
+        Whether chance may choose models for it, where that is configured (`learning.explore`).
+    prompts : str or None
+        What the log keeps of its prompts, out of `PROMPTS`; None is what `log.prompts` says.
     """
 
     key_id: str | None
@@ -53,6 +62,8 @@ class Principal:
     models: tuple[str, ...] | None = None
     limits: Limits | None = None
     reads_all: bool = False
+    explore: bool = True
+    prompts: str | None = None
     _exact: frozenset[str] = field(init=False, repr=False, compare=False)
     _pattern: re.Pattern[str] | None = field(init=False, repr=False, compare=False)
 
@@ -75,6 +86,11 @@ class Principal:
         """Whether it may administer keys."""
         return ADMIN in self.scopes
 
+    @property
+    def hides_text(self) -> bool:
+        """Whether no log may hold the text of its prompts."""
+        return self.prompts not in (None, "text")
+
     def may(self, scope: str) -> bool:
         """Return whether it has a scope."""
         return scope in self.scopes
@@ -93,8 +109,12 @@ class Principal:
         """Return whether it may read an outcome that was recorded for `key_id`."""
         return self.reads_all or self.key_id == key_id
 
+    def may_judge(self, key_id: str | None, team: str | None) -> bool:
+        """Return whether it may judge the answer to a request that was made with this key, of this team."""
+        return self.owns(key_id) or (team is not None and self.team == team)
 
-ANONYMOUS = Principal(None, "anonymous", scopes=frozenset(SCOPES) - {ADMIN}, reads_all=True)
+
+ANONYMOUS = Principal(None, "anonymous", scopes=frozenset(SCOPES) - {ADMIN, TRUSTED_FEEDBACK}, reads_all=True)
 """Who asks where ``auth`` is off: anybody who reaches the gateway may all that needs no key."""
 
 GUEST = Principal(None, "guest")

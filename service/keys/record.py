@@ -28,7 +28,7 @@ class KeyRecord:
         Public name of the key.
     digest : bytes
         SHA-256 of the token.
-    name, team, scopes, models
+    name, team, scopes, models, explore, prompts
         See `Principal`.
     limits : mapping of str to float or str
         Out of ``rpm``, ``tpm``, ``concurrency``, ``budget_usd`` and ``budget_period``.
@@ -57,6 +57,8 @@ class KeyRecord:
     previous_digest: bytes | None = field(default=None, repr=False)
     previous_until: float | None = None
     last_used: float | None = None
+    explore: bool = True
+    prompts: str | None = None
 
     @classmethod
     def new(cls, *, now: float, **fields: Any) -> tuple[Self, str]:
@@ -108,6 +110,8 @@ class KeyRecord:
             scopes=frozenset(self.scopes),
             models=self.models,
             limits=limits_of(self.limits),
+            explore=self.explore,
+            prompts=self.prompts,
         )
 
     def document(self, now: float) -> dict[str, Any]:
@@ -119,6 +123,11 @@ class KeyRecord:
         """Return the key as it is stored, without `last_used`, which is stored beside it."""
         fields = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         del fields["last_used"]
+        # As before there were such fields: older gateways refuse what they do not know.
+        if fields["explore"]:
+            del fields["explore"]
+        if fields["prompts"] is None:
+            del fields["prompts"]
         for name in _SECRET_FIELDS:
             fields[name] = None if fields[name] is None else fields[name].hex()
         return orjson.dumps(fields)

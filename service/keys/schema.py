@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from service.keys.manager import DEFAULT_GRACE_S, LARGEST_PAGE, LONGEST_GRACE_S
-from service.keys.principal import SCOPES
+from service.keys.principal import PROMPTS, SCOPES
 from service.keys.token import ID_LENGTH
 from service.keys.wanted import PERIODS
 
@@ -76,6 +76,11 @@ _FIELDS: Schema = {
         ],
         "description": "A duration (30d), an ISO date, or seconds since the epoch; in the future.",
     },
+    "explore": {"type": "boolean", "description": "Whether chance may choose models for it, to learn from that."},
+    "prompts": {
+        "enum": [*PROMPTS, None],
+        "description": "What the log keeps of its prompts; null is what the gateway keeps (log.prompts).",
+    },
 }
 
 
@@ -97,12 +102,18 @@ def schemas() -> dict[str, Schema]:
             "metadata": {"type": "object", "additionalProperties": {"type": "string"}},
             "created": {"type": "number", "description": "Seconds since the epoch, as all times here."},
             **dict.fromkeys(("expires", "revoked", "rotated", "previous_until"), moment),
+            "explore": {"type": "boolean"},
+            "prompts": {"enum": [*PROMPTS, None]},
             "last_used": {**moment, "description": "About; it is written late."},
             "token": {"type": "string", "description": "Only in the answer that made it."},
             "usage": {"type": "object", "description": "What it has used; only of a single key with limits."},
         },
     }
-    wanted = {**_FIELDS, "scopes": {**_SCOPES, "type": ["array", "null"]}}
+    wanted = {
+        **_FIELDS,
+        "scopes": {**_SCOPES, "type": ["array", "null"]},
+        "explore": {**_FIELDS["explore"], "type": ["boolean", "null"]},
+    }
     return {
         _KEY: key,
         _NEW_KEY: {"type": "object", "required": ["name"], "properties": wanted, "additionalProperties": False},

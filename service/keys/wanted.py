@@ -12,10 +12,10 @@ from typing import Any
 from service.body import json_kind
 from service.config_problems import nearest
 from service.errors import APIError
-from service.keys.principal import SCOPES
+from service.keys.principal import PROMPTS, SCOPES
 
 PERIODS = ("day", "week", "month", "total")
-FIELDS = ("name", "team", "scopes", "models", "limits", "metadata", "expires")
+FIELDS = ("name", "team", "scopes", "models", "limits", "metadata", "expires", "explore", "prompts")
 LIMITS = ("rpm", "tpm", "concurrency", "budget_usd", "budget_period")
 DAY_S = 86_400.0
 
@@ -224,6 +224,19 @@ def _read_metadata(value: Any) -> dict[str, Any] | None:
     return pairs
 
 
+def _read_explore(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise bad("explore", f"must be true or false; got {json_kind(value)}")
+    return value
+
+
+def _read_prompts(value: Any) -> str | None:
+    if value is not None and value not in PROMPTS:
+        raise bad("prompts", f"must be one of {', '.join(PROMPTS)}, or null for what the gateway keeps; got {value!r}")
+    kept: str | None = value
+    return kept
+
+
 def _texts(value: Any, param: str, wanted: str) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not value or not all(isinstance(text, str) for text in value):
         got = json_kind(value) if value != [] else "an empty list"
@@ -244,6 +257,8 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "models": _read_models,
     "limits": _read_limits,
     "metadata": _read_metadata,
+    "explore": _read_explore,
+    "prompts": _read_prompts,
 }
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from llmrouter import __version__
 from service.control import CONTROL_SCHEMA, PREFIX
 from service.keys import schema as keys_schema
+from service.learning import audit_schema, canary_schema
+from service.models import schema as models_schema
 from service.openapi import _answers, _messages, _requests, _responses
 from service.openapi._parts import (
     ALWAYS,
@@ -36,6 +38,7 @@ _LINKS: Schema = {
         "description": "What is recorded of the request; nothing of a dry run.",
     }
 }
+_FEEDBACK_STORED: Schema = {"anyOf": [ref("FeedbackStored"), ref("JudgementsStored")]}
 _METHODS = ("get", "post", "patch", "delete", "put")
 
 
@@ -49,8 +52,10 @@ def document(gateway: Gateway | None = None) -> Schema:
     """
     names = Names()
     if gateway is not None:
-        names = Names(gateway.pool, gateway.embedders, gateway.engine.router_name)
-    paths = {**_generating(), **_routing(), **_operating(), **keys_schema.paths()}
+        kinds = tuple(sorted(gateway.settings.learning.verify.requests))
+        names = Names(gateway.pool, gateway.embedders, gateway.engine.router_name, kinds)
+    paths = {**_generating(), **_routing(), **_operating(), **keys_schema.paths(), **canary_schema.paths()}
+    paths |= models_schema.paths() | audit_schema.paths()
     return {
         "openapi": "3.1.0",
         "info": {
@@ -61,7 +66,14 @@ def document(gateway: Gateway | None = None) -> Schema:
         },
         "paths": _with_headers(paths),
         "components": {
-            "schemas": {**_request_schemas(names), **_answers.schemas(), **keys_schema.schemas()},
+            "schemas": {
+                **_request_schemas(names),
+                **_answers.schemas(),
+                **keys_schema.schemas(),
+                **canary_schema.schemas(),
+                **models_schema.schemas(),
+                **audit_schema.schemas(),
+            },
             "parameters": _parameters(names),
             "headers": _headers(),
             "securitySchemes": _security_schemes(),
@@ -109,12 +121,13 @@ def _security(gateway: Gateway | None) -> list[Schema]:
 
 def _request_schemas(names: Names) -> dict[str, Schema]:
     return {
-        "Control": _requests.control(names.pool),
+        "Control": _requests.control(names.pool, verifiers=names.verifiers),
         "ChatRequest": _requests.chat(names),
         "CompletionRequest": _requests.completion(names),
         "ResponsesRequest": _responses.request(names),
         "EmbeddingsRequest": _requests.embeddings(names),
         "Feedback": _requests.feedback(),
+        "Judgement": _requests.judgement(),
         **_messages.schemas(names),
     }
 
@@ -319,10 +332,10 @@ def _routing() -> Schema:
         "/v1/feedback": {
             "post": operation(
                 "giveFeedback",
-                "Judge an answer.",
+                "Judge an answer, or up to a thousand.",
                 body=ref("Feedback"),
                 answers={
-                    "202": json(ref("FeedbackStored"), "On disk; `pending` until the request is known."),
+                    "202": json(_FEEDBACK_STORED, "On disk; `pending` until the request is known."),
                     **errors(WITH_BODY),
                 },
             )

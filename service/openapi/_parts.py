@@ -55,11 +55,14 @@ class Names:
         Models that embed.
     router : str
         Registry name of the router.
+    verifiers : tuple of str
+        Kinds of verifiers that a request may bring along.
     """
 
     pool: tuple[str, ...] = ()
     embedders: tuple[str, ...] = ()
     router: str = ""
+    verifiers: tuple[str, ...] = ("exact", "json_schema", "numeric", "regex")
 
     def model(self) -> Schema:
         """Return the schema of ``model`` in a request that can be routed."""

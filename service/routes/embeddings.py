@@ -54,6 +54,11 @@ async def _begin(gateway: Gateway, request: Request) -> Call:
     server = gateway.settings.server
     body = await read_object(request, max_bytes=server.max_body_bytes, timeout_s=server.body_timeout_s)
     control = read_control(request.headers, body.pop(BODY_KEY, None), pool=gateway.embedders)
+    if control.verify is not None:
+        param = f"{BODY_KEY}.verify"
+        raise APIError(
+            f"Invalid value for '{param}': embeddings have no text to verify.", param=param, code="invalid_value"
+        )
     asked = parse_embeddings(body)
     visible = [name for name in gateway.embedders if principal.allows(name)]
     model = body["model"]

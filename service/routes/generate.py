@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from llmrouter.exceptions import BackendStatusError, BackendStreamError, LLMRouterError
-from llmrouter.pool import CALL_HEADERS, BackendResponse, BackendStream, most_telling, usage_from_body
+from llmrouter.pool import CALL_HEADERS, BackendResponse, BackendStream, finish_reason_in, most_telling, usage_from_body
 from service.body import read_object
 from service.call import UNDECIDED, Call, decimal
 from service.chat import parse_request
@@ -21,6 +21,7 @@ from service.dispatch import PoolFailedError, failure_response, first_answer, un
 from service.endpoints import CHAT, COMPLETIONS, MESSAGES, RESPONSES, Endpoint, dialect_of
 from service.errors import CLIENT_CLOSED_REQUEST, in_shape_of, json_response, response_to
 from service.gateway import Gateway
+from service.keys.principal import Principal
 from service.relay import RelayResponse, replay_response
 from service.routes.route import decision_response
 
@@ -126,7 +127,7 @@ class GenerationEndpoint:
         try:
             return await (self._streamed(gateway, call) if call.chat.stream else self._whole(gateway, call))
         except PoolFailedError:
-            gateway.finish(call, "error", error=_described(gateway, most_telling(call.failures).error))
+            gateway.finish(call, "error", error=_described(gateway, call.principal, most_telling(call.failures).error))
             return in_shape_of(self.endpoint, failure_response(call), call.request_id)
         except Exception as error:
             gateway.finish(call, "error", error=f"internal error: {type(error).__name__}")
@@ -143,6 +144,10 @@ class GenerationEndpoint:
         relayed = _relayed(answer.headers, call)
         usage = usage_from_body(answer.body)
         gateway.keep(call, answer.body, usage)
+        call.finish_reason = finish_reason_in(answer.body)
+        call.heard = gateway.listen(call)
+        if call.heard is not None:
+            call.heard.whole(answer.body)
         cost = gateway.finish(call, "ok", usage=usage)
         headers = {**relayed, **call.headers()}
         if shown is not answer.body or not relayed.get("content-type", "").partition(";")[0].endswith("json"):
@@ -203,9 +208,9 @@ def _relayed(headers: Mapping[str, str], call: Call) -> dict[str, str]:
     return kept
 
 
-def _described(gateway: Gateway, error: Exception) -> str:
+def _described(gateway: Gateway, principal: Principal, error: Exception) -> str:
     """Return a failure for the log, with the beginning of what the upstream said where the log may hold that."""
-    if isinstance(error, BackendStatusError) and error.body and gateway.keeps_text:
+    if isinstance(error, BackendStatusError) and error.body and gateway.keeps_text(principal):
         return f"{error}: {error.body[:_LONGEST_QUOTE].decode('utf-8', 'replace')}"
     return str(error)
 

@@ -49,6 +49,19 @@ async def readyz(request: Request) -> Response:
         body["keys"] = gateway.authenticator.state()
     if gateway.link is not None:
         body["redis"] = dataclasses.asdict(gateway.link.state())
+    if gateway.learning:
+        body["learning"] = {name: outline(read()) for name, read in gateway.learning.items()}
     if reloader is not None:
         body["config"] = reloader.state()
     return json_response(body, status=503 if stopping else 200)
+
+
+def outline(state: Any) -> Any:
+    """Return what of a state may be told to anybody: no texts of trouble, which name files, and no lists of figures."""
+    if not isinstance(state, dict):
+        return state
+    return {
+        key: ("see the gateway's own log" if value else "") if key == "trouble" else value
+        for key, value in state.items()
+        if isinstance(value, str | int | float | None) and key not in ("reason", "changed_by")
+    }

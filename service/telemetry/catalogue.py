@@ -132,6 +132,45 @@ LOG_LOST = Family("outcome_log_lost_total", "Outcomes lost because store, spool 
 CACHE_ENTRIES = Family("cache_entries", "Answers in the response cache.", kind="gauge")
 CACHE_BYTES = Family("cache_bytes", "Size of the answers in the response cache.", kind="gauge")
 CACHE_EVICTIONS = Family("cache_evictions_total", "Answers dropped from the response cache to make room.")
+EXPLORED = Family("explored_total", "Requests whose model chance chose, to learn from it.", ("model",))
+LANES = Family("lane_requests_total", "Routed requests, by who decided: live or canary.", ("lane",))
+EXPLORE_EXTRA = Family("explore_extra_usd_total", "Expected cost of explored models beyond the policy's own choice.")
+SHADOW_DECISIONS = Family("shadow_decisions_total", "Requests that the shadow decided too.")
+SHADOW_DISAGREEMENTS = Family("shadow_disagreements_total", "Requests for which it would have chosen another model.")
+SHADOW_FAILURES = Family("shadow_failures_total", "Requests that the shadow could not decide.")
+SHADOW_SKIPPED = Family("shadow_skipped_total", "Requests that the shadow left out because it was behind.")
+SHADOW_QUALITY = Family(
+    "shadow_quality_difference", "Quality that the shadow expects to gain a request, mean.", kind="gauge", merge="max"
+)
+SHADOW_COST = Family(
+    "shadow_cost_difference_usd",
+    "Dollars that the shadow expects to add a request, mean.",
+    kind="gauge",
+    merge="max",
+)
+CANARY_RUNNING = Family("canary_running", "1 while a canary decides for its share.", kind="gauge", merge="max")
+CANARY_ROLLED_BACK = Family("canary_rolled_back", "1 where the canary was taken back.", kind="gauge", merge="max")
+CANARY_FAILURES = Family("canary_failures_total", "Batches that the canary could not decide; the live router did.")
+ONLINE_EVENTS = Family("online_events_total", "Judgements of the log that online adaptation has read.")
+ONLINE_LEARNED = Family("online_learned_total", "Judgements of these that it learned from.")
+ONLINE_BEHIND = Family(
+    "online_behind_seconds", "Seconds since online adaptation was up to date.", kind="gauge", merge="max"
+)
+ONLINE_SWAPS = Family("online_swaps_total", "Times that an adapted router took the place of the one before.")
+DRIFT_ALARMS = Family("drift_alarms_total", "Times that a model was found to be worse, or better, than expected.")
+DRIFTING = Family(
+    "drifting_models", "Models that are worse, or better, than the router expects.", kind="gauge", merge="max"
+)
+CALIBRATION_ERROR = Family(
+    "calibration_error",
+    "Expected calibration error of the router over a model's newest judged answers.",
+    ("model",),
+    "gauge",
+    merge="max",
+)
+SIGNALS = Family(
+    "signals_total", "Judgements of answers by the gateway itself, by what became of them.", ("kind", "result")
+)
 UNCOUNTED = Family("telemetry_errors_total", "Requests that metrics or traces failed to take note of.")
 
 FAMILIES: dict[str, Family] = {value.name: value for value in list(globals().values()) if isinstance(value, Family)}

@@ -160,7 +160,7 @@ def log_finished(call: Call, outcome: Outcome, *, prompts: bool) -> None:
         "fallbacks": list(outcome.fallbacks),
         "cache": getattr(call, "cache", None) or None,
     }
-    if prompts:
+    if prompts and not call.principal.hides_text:
         fields["prompt"] = call.chat.routing.text
     access_logger.info("request", extra={_FIELDS: fields})
 

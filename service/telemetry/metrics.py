@@ -30,6 +30,8 @@ STATUSES = frozenset({"ok", "error", "partial", "cancelled", "refused"})
 STAGES = frozenset({"auth", "parse", "limits", "cache", "route", "upstream", "translate", "record"})
 CACHE_RESULTS = frozenset({"hit", "semantic", "miss", "bypass"})
 COST_KINDS = frozenset({"answer", "retry", "hedge", "router", "judge"})
+SIGNAL_KINDS = frozenset({"verifier", "judge", "implicit", "feedback"})
+SIGNAL_RESULTS = frozenset({"stored", "skipped", "failed", "dropped", "budget", "unclear", "refused"})
 RESULTS = REASONS | {"ok", "abandoned"}
 LIMIT_KINDS = frozenset({"gateway", "team", "key", "model"})
 LIMITS = frozenset({"requests", "tokens", "concurrency", "budget", "reserved"})
@@ -69,10 +71,13 @@ class Metrics:
         self._routed = Counter(tallies, catalogue.ROUTED_COST)
         self._decisions = Counter(tallies, catalogue.DECISIONS)
         self._expected_quality = Histogram(tallies, catalogue.EXPECTED_QUALITY)
+        self._explored = Counter(tallies, catalogue.EXPLORED)
+        self._lanes = Counter(tallies, catalogue.LANES)
         self._cache = Counter(tallies, catalogue.CACHE_REQUESTS)
         self._refusals = Counter(tallies, catalogue.REFUSALS)
         self._http_errors = Counter(tallies, catalogue.HTTP_ERRORS)
         self._reloads = Counter(tallies, catalogue.RELOADS)
+        self._signals = Counter(tallies, catalogue.SIGNALS)
         self._uncounted = Counter(tallies, catalogue.UNCOUNTED)
 
     def finished(self, call: Call, outcome: Outcome) -> None:
@@ -118,6 +123,14 @@ class Metrics:
     def attempt(self, model: str, result: str) -> None:
         """Count a call of an upstream."""
         self._attempts.add((self._model(model), _known(result, RESULTS)))
+
+    def signal(self, kind: str, result: str) -> None:
+        """Count a judgement of an answer, or that there is none."""
+        self._signals.add((_known(kind, SIGNAL_KINDS), _known(result, SIGNAL_RESULTS)))
+
+    def spent(self, model: str, kind: str, cost_usd: float) -> None:
+        """Add what was spent after a request had ended."""
+        self._cost.add((self._model(model), _known(kind, COST_KINDS)), cost_usd)
 
     def reloaded(self, *, ok: bool) -> None:
         """Count an attempt to take in a changed configuration."""
@@ -183,6 +196,9 @@ class Metrics:
         expected = decision.ranking[0].expected_quality
         if math.isnan(expected):
             return  # the client named its model: nothing was weighed
+        self._lanes.add(("canary" if decision.lane else "live",))
+        if decision.explored:
+            self._explored.add((self._model(chosen),))
         self._expected_quality.observe(_NOTHING, expected)
         if outcome.cost_usd is not None and outcome.status == "ok":
             dearest = max(entry.expected_cost_usd for entry in decision.ranking if entry.eligible)

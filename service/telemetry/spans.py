@@ -149,7 +149,7 @@ def _of_request(call: Call, outcome: Outcome, operation: str, *, prompts: bool) 
         value = body.get(field)
         if isinstance(value, int | float):
             found[name] = value
-    if prompts:
+    if prompts and not call.principal.hides_text:
         found["gen_ai.input.messages"] = _messages(body)
     return {name: value for name, value in found.items() if value is not None}
 

@@ -174,6 +174,23 @@ class Telemetry:
         """
         self._metrics.limited(kind, limit)
 
+    def signal(self, kind: str, result: str) -> None:
+        """Count a judgement of an answer by the gateway itself.
+
+        Parameters
+        ----------
+        kind : str
+            ``verifier``, ``judge``, ``implicit`` or ``feedback``.
+        result : str
+            ``stored``, ``skipped`` (no text to judge), ``failed``, ``dropped`` (the queue is full), ``budget`` (it is
+            used up), ``unclear`` (the judge's reply is no verdict) or ``refused``.
+        """
+        self._metrics.signal(kind, result)
+
+    def spent(self, model: str, kind: str, cost_usd: float) -> None:
+        """Count US dollars that were spent on a model after the request had ended, e.g. for ``judge``."""
+        self._metrics.spent(model, kind, cost_usd)
+
     def attempt(self, model: str, result: str) -> None:
         """Count a call of an upstream that belongs to no finished request, such as a probe."""
         self._metrics.attempt(model, result)

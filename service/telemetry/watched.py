@@ -42,13 +42,38 @@ _STATES: Mapping[str, Mapping[str, Family]] = {
         "hedges_won": catalogue.HEDGES_WON,
         "hedges_refused": catalogue.HEDGES_REFUSED,
     },
+    "explore": {"extra_usd": catalogue.EXPLORE_EXTRA},
+    "shadow": {
+        "decisions": catalogue.SHADOW_DECISIONS,
+        "disagreements": catalogue.SHADOW_DISAGREEMENTS,
+        "failures": catalogue.SHADOW_FAILURES,
+        "skipped": catalogue.SHADOW_SKIPPED,
+        "quality_difference": catalogue.SHADOW_QUALITY,
+        "cost_difference_usd": catalogue.SHADOW_COST,
+    },
+    "canary": {
+        "running": catalogue.CANARY_RUNNING,
+        "rolled_back": catalogue.CANARY_ROLLED_BACK,
+        "failures": catalogue.CANARY_FAILURES,
+    },
+    "online": {
+        "events": catalogue.ONLINE_EVENTS,
+        "learned": catalogue.ONLINE_LEARNED,
+        "behind_s": catalogue.ONLINE_BEHIND,
+        "swaps": catalogue.ONLINE_SWAPS,
+    },
+    "drift": {"alarms": catalogue.DRIFT_ALARMS, "drifting": catalogue.DRIFTING},
     "cache": {
         "entries": catalogue.CACHE_ENTRIES,
         "bytes": catalogue.CACHE_BYTES,
         "evictions": catalogue.CACHE_EVICTIONS,
     },
 }
-_PER_MODEL: Mapping[str, Family] = {"cooldowns": catalogue.COOLING, "breakers": catalogue.BREAKER_STATE}
+_PER_MODEL: Mapping[str, Family] = {
+    "cooldowns": catalogue.COOLING,
+    "breakers": catalogue.BREAKER_STATE,
+    "calibration": catalogue.CALIBRATION_ERROR,
+}
 _NUMBERS: Mapping[str, Family] = {"in_flight": catalogue.IN_FLIGHT}
 
 WATCHABLE = (*_STATES, *_PER_MODEL, *_NUMBERS)
@@ -136,4 +161,4 @@ def _number(value: Any) -> float:
 def _of_model(name: str, value: Any) -> float:
     if name == "breakers":
         return _BREAKER[str(getattr(value, "value", value))]
-    return float(value > 0)
+    return float(value) if name == "calibration" else float(value > 0)

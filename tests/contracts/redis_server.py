@@ -18,7 +18,12 @@ _START_S = 20.0
 
 
 class RedisServer:
-    """A ``redis-server`` process without persistence; a context manager.
+    """A ``redis-server`` process; a context manager.
+
+    Parameters
+    ----------
+    durable : bool
+        Whether it keeps what it acknowledged (``appendfsync always``) when it is killed; else it keeps nothing.
 
     Attributes
     ----------
@@ -28,7 +33,8 @@ class RedisServer:
         For clients.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, durable: bool = False) -> None:
+        self._durable = durable
         if shutil.which(_BINARY) is None:
             pytest.skip(f"{_BINARY} is not installed")
         self._folder = tempfile.TemporaryDirectory(prefix="redis-test-")
@@ -57,14 +63,14 @@ class RedisServer:
         self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """End the process at once; what it held is lost."""
+        """End the process at once; what it held is lost, unless it is durable."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
 
     def restart(self) -> None:
-        """Start it again on the same port, empty."""
+        """Start it again on the same port; empty, unless it is durable."""
         self.kill()
         self._start()
 
@@ -80,7 +86,8 @@ class RedisServer:
         assert self.command("FLUSHALL").startswith(b"+OK")
 
     def _start(self) -> None:
-        words = [_BINARY, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        words = [_BINARY, "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        words += ["--appendonly", "yes", "--appendfsync", "always"] if self._durable else ["--appendonly", "no"]
         words += ["--dir", self._folder.name, "--loglevel", "warning"]
         log = (Path(self._folder.name) / "redis.log").open("ab")
         with log:

@@ -60,7 +60,8 @@ def test_a_whole_answer(live: Start, upstream: MisbehavingUpstream) -> None:
     assert before <= outcome.pop("time") <= time.time()
     assert 0 < outcome.pop("latency_s") < 30
     assert outcome.pop("cost_usd") == pytest.approx(COST_USD)
-    assert outcome.pop("candidates")["beta"] == {"quality": 0.49, "standard_error": 0.1, "cost_usd": 1e-6}
+    beta = {"quality": 0.49, "standard_error": 0.1, "cost_usd": 1e-6, "propensity": 0.0}
+    assert outcome.pop("candidates")["beta"] == beta
     expected = {
         "request_id": response.headers["x-request-id"],
         "model": "alpha",
@@ -71,6 +72,10 @@ def test_a_whole_answer(live: Start, upstream: MisbehavingUpstream) -> None:
         "propensity": 1.0,
         "prompt": "What is 1 + 1?",
         "prompt_sha256": hashlib.sha256(b"What is 1 + 1?").hexdigest(),
+        "explored": False,
+        "lane": "",
+        "quality_by": [],
+        "finish_reason": "stop",
         "fallbacks": [],
         "status": "ok",
         "input_tokens": 12,
@@ -300,6 +305,7 @@ def test_the_route_endpoint_has_the_pinned_shape(live: Start, upstream: Misbehav
         "expected_cost_usd": 1e-6,
         "eligible": True,
         "reason": "",
+        "propensity": 1.0,
     }
     assert not decision["ranking"][1]["eligible"]
     assert decision["ranking"][1]["reason"] == "not among the allowed models"
@@ -416,7 +422,7 @@ def test_feedback_by_label_and_before_its_outcome(live: Start) -> None:
         ({"request_id": 5}, "request_id"),
         ({"source": ""}, "source"),
         ({"weight": True}, "weight"),
-        ({"weight": 0}, None),
+        ({"weight": 0}, "weight"),
         ({"qualty": 1}, "qualty"),
     ],
 )
@@ -431,13 +437,37 @@ def test_feedback_is_not_acknowledged_when_it_cannot_be_stored(live: Start, monk
     def full(*_: object) -> bool:
         raise StoreError("the disk is full")
 
+    def unwritable(*_: object) -> None:
+        raise OSError("the disk is full")
+
     gateway = live()
-    monkeypatch.setattr(gateway.gateway.writer._store, "feedback", full)
+    monkeypatch.setattr(gateway.gateway.writer._store, "feedback_many", full)
+    monkeypatch.setattr(gateway.gateway.writer._spool, "append", unwritable)
     response = gateway.client.post("/v1/feedback", json={"request_id": "req_1", "quality": 1})
     assert response.status_code == 503
     assert response.json()["error"]["code"] == "log_unavailable"
     assert "the disk is full" in response.json()["error"]["message"]
     assert gateway.chat().status_code == 200, "answers do not depend on the log"
+    monkeypatch.undo()
+    response = gateway.client.post("/v1/feedback", json={"request_id": "req_1", "quality": 1})
+    assert response.status_code == 202, "and then it is taken again"
+
+
+def test_feedback_waits_on_disk_while_the_store_fails(live: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: object) -> bool:
+        raise StoreError("away")
+
+    gateway = live()
+    request_id = gateway.chat().headers["x-request-id"]
+    with monkeypatch.context() as patch:
+        patch.setattr(gateway.gateway.writer._store, "feedback_many", away)
+        response = gateway.client.post("/v1/feedback", json={"request_id": request_id, "quality": 0.25})
+        assert (response.status_code, response.json()["status"]) == (202, "spooled")
+        assert request_id.encode() in gateway.gateway.writer._spool.path.read_bytes()
+    ends = time.monotonic() + 10
+    while gateway.gateway.writer._spool.exists() and time.monotonic() < ends:
+        time.sleep(0.02)
+    assert gateway.client.get(f"/v1/outcomes/{request_id}").json()["quality"] == 0.25
 
 
 def test_an_unknown_outcome(live: Start) -> None:

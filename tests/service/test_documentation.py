@@ -43,7 +43,7 @@ def test_there_are_examples() -> None:
     assert len(blocks(DOCS / "serve.md", "yaml")) >= 10
 
 
-@pytest.mark.parametrize("page", ["security.md", "observability.md", "resilience.md"])
+@pytest.mark.parametrize("page", ["security.md", "observability.md", "resilience.md", "learn.md"])
 def test_sections_that_other_pages_show_are_right(page: str) -> None:
     shown = 0
     for text in blocks(DOCS / page, "yaml"):

@@ -16,6 +16,7 @@ from llmrouter.exceptions import DataError, StoreError
 from llmrouter.outcomes import Feedback, MemoryOutcomeStore, SQLiteOutcomeStore
 from llmrouter.types import Outcome
 from service import outcome_writer
+from service.log_retention import Retention
 from service.outcome_writer import OutcomeWriter
 from service.spool import Spool
 
@@ -32,6 +33,7 @@ class FailingStore(MemoryOutcomeStore):
         self.broken = False
         self.refused: set[str] = set()
         self.batches: list[int] = []
+        self.judged: list[int] = []
         self.closed = threading.Event()
 
     def append(self, outcomes: Sequence[Outcome], /) -> None:
@@ -41,6 +43,14 @@ class FailingStore(MemoryOutcomeStore):
             raise DataError("odd outcome")
         self.batches.append(len(outcomes))
         super().append(outcomes)
+
+    def feedback_many(self, batch: Sequence[Feedback], /) -> list[bool]:
+        if self.broken:
+            raise StoreError("the disk is full")
+        if self.refused & {one.source for one in batch}:
+            raise DataError("odd judgement")
+        self.judged.append(len(batch))
+        return super().feedback_many(batch)
 
     def close(self) -> None:
         self.closed.set()
@@ -258,3 +268,208 @@ def test_with_sqlite(tmp_path: Path, spool: Spool) -> None:
     assert writer.submit(lambda store: store.get("req_1199")).result(10) == outcome(1199)
     writer.close()
     assert writer.state().written == 1200
+
+
+def quality(store: MemoryOutcomeStore, number: int) -> float | None:
+    found = store.get(f"req_{number}")
+    return None if found is None else found.quality
+
+
+def test_judgements_are_acknowledged_once_they_are_stored(writer: OutcomeWriter, store: FailingStore) -> None:
+    writer.put(outcome(1))
+    assert writer.judge([Feedback("req_1", 0.5), Feedback("req_2", 1.0)]).result(10) == ["stored", "pending"]
+    assert quality(store, 1) == 0.5
+    assert writer.state().judged == 2
+    with pytest.raises(DataError, match=r"quality 7"):
+        writer.judge([Feedback("req_1", 7.0)])
+
+
+def test_judgements_that_come_at_once_are_stored_together(writer: OutcomeWriter, store: FailingStore) -> None:
+    release = threading.Event()
+    writer.submit(lambda _: release.wait(10))
+    futures = [writer.judge([Feedback(f"req_{i}", 0.5), Feedback(f"req_{i}", 1.0, "judge")]) for i in range(700)]
+    release.set()
+    assert {status for future in futures for status in future.result(10)} == {"pending"}
+    assert len(store.judged) <= 4
+    assert sum(store.judged) == 1400
+
+
+def test_judgements_wait_on_disk_while_the_store_fails_and_none_is_counted_twice(
+    writer: OutcomeWriter, store: FailingStore, spool: Spool
+) -> None:
+    store.append([outcome(i) for i in range(4)])
+    store.broken = True
+    for i in range(4):
+        assert writer.judge([Feedback(f"req_{i}", i / 4)]).result(10) == ["spooled"]
+        assert len(spool.path.read_bytes().splitlines()) == i + 1, "on disk before it is acknowledged"
+    assert writer.judge([Feedback("req_0", 1.0)]).result(10) == ["spooled"]
+    assert writer.state().judged_spooled == 5
+    store.broken = False
+    until(lambda: not spool.exists())
+    assert [quality(store, i) for i in range(4)] == [1.0, 0.25, 0.5, 0.75], "the last word counts"
+    until(lambda: writer.state().trouble == "")
+    assert writer.judge([Feedback("req_0", 0.0)]).result(10) == ["stored"]
+    assert [event.outcome.request_id for event in store.events()] == [
+        "req_0",
+        "req_1",
+        "req_2",
+        "req_3",
+        "req_0",
+        "req_0",
+    ]
+
+
+def test_a_spool_replayed_twice_changes_nothing(store: FailingStore, spool: Spool) -> None:
+    store.append([outcome(1)])
+    judgements = [Feedback("req_1", 0.5, time=5.0), Feedback("req_1", 1.0, time=6.0)]
+    for _ in range(2):
+        spool.append(judgements)
+        OutcomeWriter(store, spool=spool).close()
+    assert not spool.exists()
+    assert [event.outcome.quality for event in store.events()] == [0.5, 1.0]
+
+
+def test_a_judgement_that_came_after_a_spooled_one_is_not_overtaken(
+    writer: OutcomeWriter, store: FailingStore, spool: Spool
+) -> None:
+    """Of another process, whose store works already, say."""
+    store.append([outcome(1)])
+    store.broken = True
+    assert writer.judge([Feedback("req_1", 0.0)]).result(10) == ["spooled"]
+    MemoryOutcomeStore.feedback_many(store, [Feedback("req_1", 1.0, time=time.time() + 1)])
+    store.broken = False
+    until(lambda: not spool.exists())
+    assert quality(store, 1) == 1.0
+
+
+def test_a_failing_store_is_not_asked_for_every_judgement(writer: OutcomeWriter, store: FailingStore) -> None:
+    asked = []
+
+    def failing(batch: Sequence[Feedback], /) -> list[bool]:
+        asked.append(len(batch))
+        raise StoreError("away")
+
+    store.broken = True
+    store.feedback_many = failing  # type: ignore[method-assign]
+    for i in range(50):
+        assert writer.judge([Feedback(f"req_{i}", 0.5)]).result(10) == ["spooled"]
+    assert len(asked) < 10
+    del store.feedback_many  # type: ignore[method-assign]
+
+
+def test_judgements_are_refused_where_neither_store_nor_disk_takes_them(store: FailingStore, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    writer = OutcomeWriter(store, spool=Spool(tmp_path / "file" / "s.jsonl"), flush_interval_s=0.02)
+    store.broken = True
+    with pytest.raises(StoreError, match="neither the outcome log nor its spool"):
+        writer.judge([Feedback("req_1", 0.5)]).result(10)
+    with pytest.raises(StoreError, match="the disk is full"):
+        writer.judge([Feedback("req_1", 0.5)]).result(10)
+    store.broken = False
+    assert writer.judge([Feedback("req_1", 0.5)]).result(10) == ["pending"], "at once"
+    writer.close()
+    with pytest.raises(StoreError, match="closed"):
+        writer.judge([Feedback("req_1", 0.5)]).result(1)
+
+
+def test_a_spooled_judgement_that_the_store_refuses_does_not_hold_up_the_others(
+    store: FailingStore, spool: Spool
+) -> None:
+    store.append([outcome(i) for i in range(3)])
+    spool.append([Feedback(f"req_{i}", 0.5, "odd" if i == 1 else "user", time=5.0) for i in range(3)])
+    store.refused = {"odd"}
+    writer = OutcomeWriter(store, spool=spool)
+    writer.close()
+    assert [quality(store, i) for i in range(3)] == [0.5, None, 0.5]
+    assert b"odd" in spool.rejected_path.read_bytes()
+    assert writer.state().rejected == 1
+
+
+def test_what_waits_at_the_end_is_stored_or_spooled(writer: OutcomeWriter, store: FailingStore, spool: Spool) -> None:
+    release = threading.Event()
+    writer.submit(lambda _: release.wait(10))
+    store.broken = True
+    future = writer.judge([Feedback("req_1", 0.5)])
+    closing = threading.Thread(target=writer.close)
+    closing.start()
+    release.set()
+    closing.join(10)
+    assert future.result(0) == ["spooled"]
+    assert [one.request_id for batch in spool.batches(10) for one in batch] == ["req_1"]
+
+
+ITEMS = st.lists(
+    st.one_of(
+        st.builds(
+            Feedback,
+            st.text(min_size=1, max_size=8),
+            st.floats(0, 1),
+            st.text(min_size=1, max_size=5),
+            st.floats(0.1, 10),
+            st.floats(1, 1e10),
+            st.text(max_size=5),
+            st.floats(0, 1),
+        ),
+        st.builds(
+            outcome,
+            st.integers(0, 99),
+            prompt=st.none() | st.text(max_size=20),
+            quality=st.none() | st.floats(0, 1),
+            embedding=st.none() | st.lists(st.floats(-2, 2, width=32), max_size=3).map(tuple),
+            usage=st.none() | st.dictionaries(st.text(max_size=3), st.integers() | st.floats(allow_nan=False)),
+        ),
+    ),
+    max_size=12,
+)
+
+
+@given(ITEMS, st.integers(1, 5))
+def test_a_spool_gives_back_what_was_put_into_it(
+    tmp_path_factory: pytest.TempPathFactory, items: list[Outcome | Feedback], size: int
+) -> None:
+    spool = Spool(tmp_path_factory.mktemp("spool") / "s.jsonl")
+    spool.append(items)
+    batches = list(spool.batches(size))
+    assert all(0 < len(batch) <= size and len(set(map(type, batch))) == 1 for batch in batches)
+    found = [one for batch in batches for one in batch]
+    assert [(type(one), one.request_id) for one in found] == [(type(one), one.request_id) for one in items]
+    plain = [
+        (one, other)
+        for one, other in zip(found, items, strict=True)
+        if isinstance(other, Feedback) or not any(abs(v) >= 2**63 or v != v for v in (other.usage or {}).values())
+    ]
+    assert all(one == other for one, other in plain)
+
+
+def test_old_outcomes_go_step_by_step(store: FailingStore, spool: Spool) -> None:
+    now = time.time()
+    store.append([outcome(i, quality=0.5) for i in range(5)])
+    store.append([Outcome(request_id=f"new_{i}", time=now + i, model="a") for i in range(4)])
+    ticks = [0.0]
+    retention = Retention(days=1.0, most=3, step=2, clock=lambda: ticks[0])
+    steps = []
+    for moment in (0.0, 1.0, 1.01, 1.1, 1.2, 1.3, 30.0, 70.0):
+        ticks[0] = moment
+        before = retention.removed
+        retention.step(store)
+        steps.append(retention.removed - before)
+    assert steps == [0, 2, 0, 2, 2, 0, 0, 0]
+    assert stored(store) == ["new_1", "new_2", "new_3"]
+    assert store.events() == []
+
+
+def test_the_writer_prunes_also_while_nothing_comes(store: FailingStore, spool: Spool) -> None:
+    store.append([outcome(i) for i in range(20)])
+    writer = OutcomeWriter(store, spool=spool, retention=Retention(most=5, step=10))
+    writer.start()
+    until(lambda: len(stored(store)) == 5)
+    until(lambda: writer.state().pruned == 15)
+    writer.close()
+
+
+def test_a_log_that_is_to_keep_all_is_never_pruned(store: FailingStore) -> None:
+    retention = Retention()
+    assert retention.due_in_s() is None
+    store.append([outcome(0)])
+    retention.step(store)
+    assert stored(store) == ["req_0"]

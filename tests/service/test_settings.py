@@ -259,7 +259,7 @@ def nested(depth: int) -> dict[str, Any]:
             "greater than 0",
         ),
         ({"pool": [{**ONE, "speed": {"tokens_per_s": 80}}]}, "pool[0].speed.time_to_first_token_s", "is required"),
-        ({"log": {"prompts": "all"}}, "log.prompts", "must be 'text', 'hash' or 'none'; got 'all'"),
+        ({"log": {"prompts": "all"}}, "log.prompts", "must be 'text', 'hash', 'embedding' or 'none'; got 'all'"),
         ({"log": {"flush_interval_s": 0}}, "log.flush_interval_s", "greater than 0; got 0"),
         (
             {"server": {"port": "http"}},

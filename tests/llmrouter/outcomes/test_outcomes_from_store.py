@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from outcome_samples import make_outcome
 
 from llmrouter.exceptions import DataError
 from llmrouter.outcomes import Feedback, MemoryOutcomeStore, assign_split, store_to_table
-from llmrouter.types import Price
+from llmrouter.types import Outcome, Price
 
 OUTCOMES = [
     make_outcome("a", model="m", propensity=0.25, prompt="one", task="t", cost_usd=0.5, input_tokens=3),
@@ -65,3 +68,44 @@ def test_nothing_to_learn_from() -> None:
         store_to_table(OUTCOMES, models=["other"])
     with pytest.raises(DataError, match="prompt ids are not unique"):
         store_to_table([OUTCOMES[0], OUTCOMES[0]])
+
+
+class Doubling:
+    """An encoder of texts to (length, twice the length)."""
+
+    dimension = 2
+
+    @staticmethod
+    def encode(texts: Sequence[str]) -> np.ndarray:
+        return np.array([[len(text), 2.0 * len(text)] for text in texts], dtype=np.float32)
+
+
+def encoded(outcomes: list[Outcome]) -> list[list[float]]:
+    X = store_to_table(outcomes).encoded(Doubling.dimension, Doubling.encode)
+    assert X.shape == (len(outcomes), 2)
+    return X.tolist()
+
+
+def test_embeddings_stand_for_texts_that_were_not_kept() -> None:
+    vector = make_outcome("v", embedding=(0.5, -1.0), quality=1.0)
+    text = make_outcome("t", prompt="abc", quality=0.0)
+    assert store_to_table([text]).embeddings is None
+    table = store_to_table([vector, text])
+    assert table.embeddings is not None
+    np.testing.assert_array_equal(table.embeddings, [[0.5, -1.0], [np.nan, np.nan]])
+    assert encoded([vector, text]) == [[0.5, -1.0], [3.0, 6.0]]
+    assert encoded([text]) == [[3.0, 6.0]]
+    assert encoded([vector]) == [[0.5, -1.0]]
+    np.testing.assert_array_equal(table.select([1, 0]).embeddings, table.embeddings[::-1])
+
+
+def test_embeddings_of_another_encoder_are_refused() -> None:
+    with pytest.raises(DataError, match="embeddings of dimensions 2, 3: the encoder was changed"):
+        store_to_table([make_outcome("a", embedding=(1.0, 2.0)), make_outcome("b", embedding=(1.0, 2.0, 3.0))])
+    with pytest.raises(DataError, match="holds embeddings of dimension 3, the encoder makes 2"):
+        encoded([make_outcome("b", embedding=(1.0, 2.0, 3.0))])
+    with pytest.raises(DataError, match=r"1 prompts have neither text nor embedding \(first: h\)"):
+        encoded([make_outcome("b", embedding=(1.0, 2.0)), make_outcome("h", prompt_sha256="f")])
+    table = store_to_table([make_outcome("b", embedding=(1.0, 2.0))])
+    with pytest.raises(DataError, match="embeddings must have a row for each of 1 prompts"):
+        dataclasses.replace(table, embeddings=np.zeros((3, 2)))

@@ -12,9 +12,9 @@ from outcome_samples import make_outcome
 
 from llmrouter.exceptions import StoreError
 from llmrouter.outcomes import Feedback, SQLiteOutcomeStore
-from llmrouter.outcomes import _sqlite as sqlite_module
-from llmrouter.outcomes._sqlite import SCHEMA_VERSION
+from llmrouter.outcomes import _sqlite_schema as schema_module
 from llmrouter.outcomes._sqlite_rows import COLUMN_NAMES, to_checked_row, to_row
+from llmrouter.outcomes._sqlite_schema import SCHEMA_VERSION
 
 # As version 1 wrote it.
 FIRST_VERSION = """
@@ -111,8 +111,8 @@ def test_stores_that_open_an_old_log_at_once(path: Path) -> None:
 
 
 def test_a_migration_that_fails_leaves_the_old_log(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    definitions = {2: (*sqlite_module.ADDED_COLUMNS[2][:3], '"time" REAL')}
-    monkeypatch.setattr(sqlite_module, "ADDED_COLUMNS", definitions)
+    definitions = {2: (*schema_module.ADDED_COLUMNS[2][:3], '"time" REAL')}
+    monkeypatch.setattr(schema_module, "ADDED_COLUMNS", definitions)
     with pytest.raises(StoreError, match="duplicate column name: time"):
         SQLiteOutcomeStore(path)
     with closing(sqlite3.connect(path)) as connection:

@@ -116,7 +116,37 @@ def test_bad_queries():
 
 def test_parameters_follow_scikit_learn():
     router = KNNRouter(k=7)
-    assert router.get_params() == {"k": 7, "shrinkage": 0.0, "index": "auto"}
-    assert repr(router.set_params(k=8)) == "KNNRouter(index='auto', k=8, shrinkage=0.0)"
+    assert router.get_params() == {"k": 7, "shrinkage": 0.0, "trim": 0.0, "cutoff": -1.0, "index": "auto"}
+    assert repr(router.set_params(k=8)) == "KNNRouter(cutoff=-1.0, index='auto', k=8, shrinkage=0.0, trim=0.0)"
     with pytest.raises(ValueError, match="Invalid parameter 'neighbours'"):
         router.set_params(neighbours=3)
+
+
+def test_trimming_cuts_off_a_planted_outcome_and_leaves_amounts_alone() -> None:
+    X = np.tile(np.float32([[1.0, 0.0]]), (10, 1))
+    y = np.array([[0.5]] * 9 + [[1.0]])
+    assert KNNRouter(k=10).fit(X, y).predict(X[:1])[0, 0] == pytest.approx(0.55)
+    assert KNNRouter(k=10, trim=0.1).fit(X, y).predict(X[:1])[0, 0] == pytest.approx(0.5)
+    amounts = y * 1000
+    assert KNNRouter(k=10, trim=0.1).fit(X, amounts).predict(X[:1])[0, 0] == pytest.approx(550)
+
+
+def test_trimming_counts_weight_not_rows() -> None:
+    X = np.tile(np.float32([[1.0, 0.0]]), (3, 1))
+    y, weight = np.array([[0.2], [0.4], [0.9]]), np.array([1.0, 1.0, 2.0])
+    # of a weight of 4 a quarter at each end: the first goes, of the last half is left
+    assert KNNRouter(k=3, trim=0.25).fit(X, y, weight).predict(X[:1])[0, 0] == pytest.approx((0.4 + 0.9) / 2)
+
+
+def test_far_from_all_prompts_the_estimate_is_the_mean() -> None:
+    X = np.float32([[1.0, 0.0]] * 4 + [[0.8, 0.6]])
+    y = np.array([[1.0], [1.0], [1.0], [1.0], [0.0]])
+    far = np.float32([[0.0, 1.0]])
+    assert KNNRouter(k=1).fit(X, y).predict(far)[0, 0] == 0.0
+    assert KNNRouter(k=1, cutoff=0.7).fit(X, y).predict(far)[0, 0] == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("parameters", [{"trim": 0.5}, {"trim": -0.1}, {"cutoff": 1.5}])
+def test_trim_and_cutoff_out_of_range_are_refused(parameters: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(parameters))):
+        KNNRouter(**parameters).fit(np.eye(2, dtype=np.float32), np.ones((2, 1)))

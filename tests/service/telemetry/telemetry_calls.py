@@ -9,6 +9,7 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 from llmrouter.types import Decision, Outcome, RankedModel, RoutingRequest
+from service.keys.principal import ANONYMOUS
 from service.telemetry.settings import TelemetrySettings
 from service.telemetry.telemetry import Telemetry
 
@@ -38,6 +39,7 @@ def finished(**changes: Any) -> tuple[Any, Outcome]:
         received=1_700_000_000.0,
         failures=[],
         served_by="small",
+        principal=ANONYMOUS,
         upstream_s=0.2,
         stages={"auth": 0.0001, "parse": 0.0002, "route": 0.001, "record": 0.00005},
         cache="",

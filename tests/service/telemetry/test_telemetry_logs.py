@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from telemetry_calls import SECRET_PROMPT, finished, telemetry
 
 from llmrouter.exceptions import StoreError, UnknownModelError
+from service.keys.principal import Principal
 from service.telemetry import logs
 from service.telemetry.logs import JSONFormatter, TextFormatter, configure_logging, current_request_id
 from service.telemetry.settings import LogsSettings
@@ -144,6 +145,8 @@ def test_access_lines_hold_the_prompt_where_that_is_asked_for(root: logging.Logg
     _configure(LogsSettings.model_validate(tree))
     telemetry({"logs": tree}).finished(*finished())
     assert json.loads(capsys.readouterr().err)["prompt"] == SECRET_PROMPT
+    telemetry({"logs": tree}).finished(*finished(principal=Principal("k", "private", prompts="hash")))
+    assert "ZEBRA" not in capsys.readouterr().err, "unless the key says otherwise"
 
 
 def test_refused_requests_have_a_line_too(root: logging.Logger, capsys: Capsys) -> None:

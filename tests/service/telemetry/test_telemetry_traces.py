@@ -19,6 +19,7 @@ from telemetry_calls import POOL, SECRET_PROMPT, finished, telemetry
 
 from llmrouter.exceptions import BackendStatusError, BackendTimeoutError, MissingExtraError
 from llmrouter.pool import FailedAttempt
+from service.keys.principal import Principal
 from service.telemetry.settings import TelemetrySettings
 from service.telemetry.telemetry import Telemetry
 from service.telemetry.trace_context import begin_trace, parse_traceparent
@@ -215,6 +216,8 @@ def test_prompts_are_in_spans_only_if_asked_for() -> None:
     assert "ZEBRA" not in _everything(_spans(failures=failures, error=SECRET_PROMPT))
     told = (_spans({"prompts": True})[0].attributes or {})["gen_ai.input.messages"]
     assert json.loads(str(told))[1] == {"role": "user", "parts": [{"type": "text", "content": SECRET_PROMPT}]}
+    private = Principal("k", "private", prompts="embedding")
+    assert "ZEBRA" not in _everything(_spans({"prompts": True}, principal=private)), "unless the key says otherwise"
 
 
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,111 @@
+"""The poisoning benchmark: its attacks are attacks, its figures are counted right, and it runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.learning import _poison_report, poisoning
+from benchmarks.learning._poison_attacks import Target, find_target, optimised_trigger, poison
+from benchmarks.learning._poison_world import World, honest_log
+from llmrouter.learning import TrustPolicy, TrustSettings
+
+N = 1500
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return poisoning.load_world("pocket", Path(), train_only=True)
+
+
+@pytest.fixture(scope="module")
+def log(world: World):  # type: ignore[no-untyped-def]
+    return honest_log(world, N, np.random.default_rng(0))
+
+
+def test_the_honest_log_is_one_armed_and_of_many_unequal_keys(world: World, log) -> None:  # type: ignore[no-untyped-def]
+    y = log.outcomes(len(world.train.models))
+    assert (np.isfinite(y).sum(axis=1) == 1).all()
+    traffic = np.bincount(log.judged.source)
+    assert (traffic > 0).sum() > 25
+    assert traffic.max() > 5 * np.median(traffic)
+
+
+def test_the_trigger_moves_any_prompt_where_nobody_else_is(world: World) -> None:
+    trigger = optimised_trigger(world, np.random.default_rng(0))
+    texts = [world.test.texts[i] or "" for i in range(20)]
+    plain, moved = world.encoder.encode(texts), world.encoder.encode([f"{text} {trigger}" for text in texts])
+    nearest_plain, nearest_moved = (X @ world.X_train.T for X in (plain, moved))
+    assert nearest_moved.max(axis=1).mean() < nearest_plain.max(axis=1).mean() - 0.05
+    assert np.linalg.norm(moved.mean(axis=0)) > np.linalg.norm(plain.mean(axis=0)) + 0.1
+
+
+def test_success_counts_only_what_could_be_moved() -> None:
+    empty = np.empty((0, 1))
+    target = Target("region", empty, empty, empty, model=2, incumbent=0)
+    assert target.success(np.array([0, 0, 2, 1]), np.array([2, 0, 2, 2])) == pytest.approx(2 / 3)
+    down = Target("down", empty, empty, empty, model=0, incumbent=0)
+    assert down.success(np.array([0, 0, 2, 1]), np.array([2, 0, 2, 2])) == pytest.approx(1 / 2)
+
+
+@pytest.mark.parametrize(("adaptive", "keys", "used"), [(False, 10, 10), (True, 10, 3), (True, 1, 1)])
+def test_an_attack_costs_what_it_says(world: World, log, adaptive: bool, keys: int, used: int) -> None:  # type: ignore[no-untyped-def]
+    target = find_target(world, "region", np.random.default_rng(1), predict=lambda X: np.full((len(X), 4), 0.5))
+    attacked = poison(
+        world,
+        log,
+        target,
+        np.random.default_rng(2),
+        share=0.05,
+        keys=keys,
+        adaptive=adaptive,
+        settings=TrustSettings(),
+    )
+    sent = attacked.honest == 0
+    assert sent.mean() == pytest.approx(0.05, abs=0.002)
+    assert len(attacked.judged.names) - len(log.judged.names) == used
+    quarantined = set(TrustPolicy().weights(attacked.judged).quarantined)
+    attackers = {f"attacker-{i}" for i in range(used)}
+    assert attackers <= quarantined if not adaptive else not attackers & quarantined
+
+
+def test_new_keys_own_no_region_of_a_real_log(world: World) -> None:
+    plan = poisoning.Plan(poisoning.KNN, 1, N, kinds=("trigger", "down"), shares=(0.05,), attackers=((10, False),))
+    rows = poisoning.run_seed(world, plan, TrustSettings(), 0)
+    attacks = [row["success"] for row in rows if row["kind"] != "none"]
+    assert len(attacks) == 2
+    for without, defended in attacks:
+        assert without > 0.5
+        assert defended < 0.1
+
+
+def test_the_command_writes_results_and_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = ["--data", str(tmp_path), "--sets", "pocket"]
+    assert poisoning.main([*data, "--out", str(tmp_path / "out"), "--quick", "--train-only"]) == 0
+    results = json.loads((tmp_path / "out" / "poisoning.json").read_text())
+    assert results["splits"] == "train"
+    assert {row["kind"] for row in results["rows"]} == {"none", "trigger", "region"}
+    page = (tmp_path / "out" / "poisoning.md").read_text()
+    assert "| trigger | 5.0% |" in page
+    assert page in capsys.readouterr().out
+    assert str(tmp_path) not in page
+
+
+def test_a_missed_target_is_said() -> None:
+    def row(seed: int, kind: str, aiq: list[float], **further: object) -> dict[str, object]:
+        return {"data": "d", "router": "r", "seed": seed, "kind": kind, "aiq": aiq, **further}
+
+    attack = {"share": 0.01, "keys": 1, "adaptive": False, "success": [1.0, 0.2]}
+    rows = [row(seed, "none", [1.0, 0.95]) for seed in (0, 1)] + [
+        row(seed, "region", [1.0, 0.9], **attack) for seed in (0, 1)
+    ]
+    success, aiq = _poison_report.verdicts({"rows": rows})
+    assert success.startswith("* **missed**")
+    assert "20.0%" in success
+    assert aiq.startswith("* **missed**")
+    assert "+5.00%" in aiq
+    better = [{**r, "aiq": [1.0, 0.995], **({"success": [1.0, 0.05]} if r["kind"] == "region" else {})} for r in rows]
+    assert all(line.startswith("* met") for line in _poison_report.verdicts({"rows": better}))
