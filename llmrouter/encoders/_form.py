@@ -80,17 +80,35 @@ def _class_matrix() -> FloatArray:
 
 _MATRIX = _class_matrix()
 _BLANK, _LINE = list(_CLASSES).index("blank"), list(_CLASSES).index("line")
+_SIZES = 3
+_FIRST_COUNT = _SIZES + len(_MARKS)
+_FIRST_SHARE = _FIRST_COUNT + len(_CLASSES) + 1
 
 
-def form_features(text: str) -> FloatArray:
-    """Return the raw form features of a text, shape (44,): sizes, marks, log counts and root shares of characters."""
-    data = np.frombuffer(text.encode("utf-8", "replace"), dtype=np.uint8)
-    counts = np.bincount(data, minlength=_BYTES) @ _MATRIX
-    words = counts[_BLANK] + counts[_LINE] + 1.0
+def form_features(texts: Sequence[str]) -> FloatArray:
+    """Return the raw form features of texts, shape (n, 44): sizes, marks, log counts and root shares of characters.
+
+    A row does not depend on the other texts.
+    """
+    encoded = [np.frombuffer(text.encode("utf-8", "replace"), dtype=np.uint8) for text in texts]
+    lengths = np.array([len(data) for data in encoded], dtype=np.float64)
+    # Sums of whole numbers: exact in whatever order they are added, and so the same in every batch.
+    counts = np.array([np.bincount(data, minlength=_BYTES) for data in encoded]) @ _MATRIX
+    features = np.empty((len(texts), len(_CENTRE)))
+    words = counts[:, _BLANK] + counts[:, _LINE] + 1.0
+    features[:, 0] = np.log1p(lengths)
+    features[:, 1] = np.log1p(words)
+    features[:, 2] = lengths / words
+    features[:, _SIZES:_FIRST_COUNT] = [_marks(text) for text in texts]
+    features[:, _FIRST_COUNT:_FIRST_SHARE] = np.log1p(counts)
+    features[:, _FIRST_SHARE:] = np.sqrt(counts / np.maximum(lengths, 1.0)[:, None])
+    return features
+
+
+def _marks(text: str) -> tuple[bool, ...]:
     stripped = text.strip()
     last, first = stripped[-1:], stripped[:1]
-    sizes = (np.log1p(len(data)), np.log1p(words), len(data) / words)
-    marks = (
+    return (
         last == "?",
         last == ".",
         last == ":",
@@ -103,7 +121,6 @@ def form_features(text: str) -> FloatArray:
         "http" in text,
         "\n\n" in text,
     )
-    return np.concatenate([sizes, marks, np.log1p(counts), np.sqrt(counts / max(len(data), 1))])
 
 
 class FormEncoder:
@@ -160,14 +177,16 @@ class FormEncoder:
         texts = checked_texts(texts)
         meaning = self._base.encode(texts)
         vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
-        for row, text in enumerate(texts):
-            if meaning[row].any():
-                form = (form_features(text) - _CENTRE) / _SPREAD
-                form = np.minimum(np.maximum(form, -_FARTHEST), _FARTHEST).astype(np.float32)
-                form *= self._weight
-                length = np.float32(np.sqrt(1.0 + float(form @ form)))
-                vectors[row, : meaning.shape[1]] = meaning[row] / length
-                vectors[row, meaning.shape[1] :] = form / length
+        if not texts:
+            return vectors
+        form = (form_features(texts) - _CENTRE) / _SPREAD
+        form = np.minimum(np.maximum(form, -_FARTHEST), _FARTHEST).astype(np.float32)
+        form *= self._weight
+        length = np.sqrt(1.0 + (form * form).sum(axis=1, dtype=np.float64)).astype(np.float32)[:, None]
+        width = meaning.shape[1]
+        np.divide(meaning, length, out=vectors[:, :width])
+        np.divide(form, length, out=vectors[:, width:])
+        vectors[~meaning.any(axis=1)] = 0.0
         return vectors
 
     def count_tokens(self, text: str, /) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
@@ -94,20 +95,25 @@ class StaticEncoder:
         vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
         for start in range(0, len(texts), _BATCH):
             windows = self._tokenizer.windows_of_all(texts[start : start + _BATCH], drop=self._unknown)
-            for row, of_text in enumerate(windows, start):
-                if of_text:
-                    # A token-weighted mean of window means is the mean over all their tokens.
-                    vectors[row] = self._pooled([token for window in of_text for token in window])
+            # A token-weighted mean of window means is the mean over all their tokens.
+            ids = [list(chain.from_iterable(of_text)) for of_text in windows]
+            known = [row for row, tokens in enumerate(ids) if tokens]
+            if known:
+                vectors[[start + row for row in known]] = self._pooled([ids[row] for row in known])
         return vectors
 
     def count_tokens(self, text: str, /) -> int:
         """Return the number of tokens of `text` before any windowing (an estimate above 65,536 characters)."""
         return self._tokenizer.count(checked_texts([text])[0])
 
-    def _pooled(self, ids: list[int]) -> FloatArray:
-        summed: FloatArray = np.add.reduce(self._table[ids], axis=0, dtype=np.float32)
-        length = float(np.sqrt(np.dot(summed, summed)))
-        return summed / np.float32(length) if length > 0 else summed
+    def _pooled(self, ids: list[list[int]]) -> FloatArray:
+        """Return the unit mean of the vectors of each list of tokens, none of them empty."""
+        starts = [0, *accumulate(len(tokens) for tokens in ids[:-1])]
+        gathered = self._table.take(list(chain.from_iterable(ids)), axis=0)
+        summed: FloatArray = np.add.reduceat(gathered, starts, axis=0, dtype=np.float32)
+        length = np.sqrt((summed * summed).sum(axis=1, keepdims=True))
+        np.divide(summed, length, out=summed, where=length > 0)
+        return summed
 
 
 def _read_config(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:

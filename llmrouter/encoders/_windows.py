@@ -65,7 +65,8 @@ class WindowedTokenizer:
             Token id to leave out before windows are cut (the unknown token of a static table).
         """
         if len(text) <= self._max_characters:
-            ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+            # A batch of one: without offsets, in half the time.
+            ids = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
         else:
             slices = spread_slices(text, self.max_windows, self.window_tokens * CHARACTERS_PER_TOKEN)
             ids = _joined(self._tokenizer.encode_batch_fast(slices, add_special_tokens=False))

@@ -33,15 +33,12 @@ def candidates_for(
         unknown = [name for name in allowed if name not in known]
         if unknown:
             raise UnknownModelError(unknown[0], known=sorted(known))
-    return tuple(
-        Candidate(card, not reason, reason) for card, reason in _with_reasons(request, cards, token_ratio or {})
-    )
+    ratios = token_ratio or {}
+    return tuple([_candidate(card, _reason(request, card, ratios.get(card.name, 1.0))) for card in cards])
 
 
-def _with_reasons(
-    request: RoutingRequest, cards: Sequence[ModelCard], token_ratio: Mapping[str, float]
-) -> list[tuple[ModelCard, str]]:
-    return [(card, _reason(request, card, token_ratio.get(card.name, 1.0))) for card in cards]
+def _candidate(card: ModelCard, reason: str) -> Candidate:
+    return Candidate(card, eligible=False, reason=reason) if reason else Candidate(card)
 
 
 def _reason(request: RoutingRequest, card: ModelCard, ratio: float) -> str:

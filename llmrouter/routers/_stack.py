@@ -259,9 +259,10 @@ def _isotonic_table(predicted: FloatArray, y: FloatArray, weight: FloatArray) ->
 def _look_up(table: FloatArray, values: FloatArray) -> FloatArray:
     """Return the table's values, linear between grid points, at `values` (n, m) in [0, 1]."""
     unseen = np.isnan(values)
-    place = np.where(unseen, 0.0, values) * _GRID
+    some = bool(unseen.any())
+    place = (np.where(unseen, 0.0, values) if some else values) * _GRID
     low = np.minimum(place.astype(np.int64), _GRID - 1)
     cell = low * table.shape[1] + np.arange(table.shape[1])
     left = table.take(cell)
     found: FloatArray = left + (place - low) * (table.take(cell + table.shape[1]) - left)
-    return np.where(unseen, np.nan, found)
+    return np.where(unseen, np.nan, found) if some else found

@@ -59,11 +59,12 @@ class FlatForest:
             return node[None]
         found = np.empty((len(features), len(self.roots)), dtype=np.int64)
         for start in range(0, len(features), _BLOCK):
-            block = features[start : start + _BLOCK]
-            rows = np.arange(len(block))[:, None]
+            block = np.ascontiguousarray(features[start : start + _BLOCK])
+            first = np.arange(0, block.size, block.shape[1])[:, None]
             node = np.broadcast_to(self.roots, (len(block), len(self.roots)))
             for _ in range(self.depth):
-                node = self.child[node] + (block[rows, self.feature[node]] > self.threshold[node])
+                tested = block.take(self.feature.take(node) + first)
+                node = self.child.take(node) + (tested > self.threshold.take(node))
             found[start : start + _BLOCK] = node
         return found
 

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 _MOST_PENDING = 256
 _REMEMBERED = 10_000
 # A turn of the event loop is held up for no longer than this by decisions that nobody waits for.
-_LONGEST_TURN_S = 0.0005
+_LONGEST_TURN_S = 0.001
 
 
 @runtime_checkable

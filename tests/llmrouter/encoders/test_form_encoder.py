@@ -9,7 +9,7 @@ from llmrouter.exceptions import ConfigError
 
 
 def test_features_by_hand():
-    features = form_features("Hi 12?\n\nA. x")
+    (features,) = form_features(["Hi 12?\n\nA. x"])
     assert features.shape == (44,)
     assert features[0] == pytest.approx(np.log1p(12))
     assert features[1] == pytest.approx(np.log1p(2 + 2 + 1))  # two blanks, two line ends, and one
