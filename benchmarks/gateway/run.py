@@ -18,6 +18,7 @@ from benchmarks.gateway.measure import EchoProcess, LoadProcess, measure, warm_u
 from benchmarks.gateway.peers import Peer, PeerAbsentError, PeerPlace, RunningPeer
 from benchmarks.gateway.plan import Cell
 from benchmarks.gateway.processes import StartError, pinned
+from benchmarks.gateway.stalls import measure_stalls
 
 _SATURATED = 0.9
 _LATE_S = 1.0
@@ -84,7 +85,10 @@ def run(options: Options, *, say: _Say) -> dict[str, Any]:
         for name, peer in running.items():
             say(f"warming up {name}")
             warm_up(peer, load=load)
+        stalls = []
         for number in range(options.rounds):
+            stalls.append(measure_stalls(gateway_core))
+            say(f"round {number + 1} the machine itself: p99 {stalls[-1]['p99_ms']:.2f} ms")
             rows += _round(number, running, options.cells, load=load, echo=echo, say=say)
         upstream = echo.stats()
     return {
@@ -103,6 +107,7 @@ def run(options: Options, *, say: _Say) -> dict[str, Any]:
             for peer in options.peers
         },
         "upstream": upstream,
+        "stalls": stalls,
         "rows": rows,
     }
 

@@ -7,6 +7,7 @@ from benchmarks.gateway.plan import Cell, cells
 from benchmarks.gateway.plots import plot
 from benchmarks.gateway.report import render, write_report
 from benchmarks.gateway.run import saturates
+from benchmarks.gateway.stalls import measure_stalls
 from benchmarks.gateway.summary import CLOSED, OPEN, STREAMED, Target
 
 
@@ -171,3 +172,18 @@ def test_cells_have_different_names_and_hold_the_anchors():
         assert {CLOSED, STREAMED, OPEN} <= set(names)
     assert Cell(concurrency=1).behaviour == {}
     assert Cell(rate=5.0).behaviour["delay_s"] == 0.05
+
+
+def test_the_page_tells_the_tail_of_the_machine():
+    document = results()
+    assert "The machine itself" not in render(document, None)
+    quiet = {"rate": 300.0, "work_ms": 1.0, "p50_ms": 0.1, "p99_ms": 0.5, "max_ms": 1.0}
+    document["stalls"] = [quiet, {**quiet, "p99_ms": 12.25, "max_ms": 27.0}, {**quiet, "p99_ms": 14.0}]
+    assert "**12.2 ms at p99** and\n1 ms at the worst" in render(document, None)
+
+
+def test_work_that_ends_in_time_is_not_late():
+    observed = measure_stalls(None, seconds=0.2, rate=50.0)
+    assert observed["rate"] == 50.0
+    assert observed["p50_ms"] <= observed["p99_ms"] <= observed["max_ms"]
+    assert observed["work_ms"] > 0
