@@ -4,113 +4,28 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
+from llmrouter._completion import DECIMALS, PoolArrays
+from llmrouter._trained import TrainedRouters, check_trained
 from llmrouter.encoders import Encoder
-from llmrouter.exceptions import ConfigError, DataError, LLMRouterError
-from llmrouter.index import Neighbors, VectorIndex
-from llmrouter.policy import Calibration, Policy, TrainingFacts, candidates_for
-from llmrouter.routers import BaseRouter, NeighbourRouter, Router
+from llmrouter.exceptions import ConfigError, LLMRouterError
+from llmrouter.index import Neighbors
+from llmrouter.policy import Policy, candidates_for
+from llmrouter.routers import BaseRouter, NeighbourRouter
 from llmrouter.types import (
-    TOKENS_PER_PRICE_UNIT,
     Decision,
     Estimates,
     FloatArray,
-    IntArray,
     ModelCard,
     Neighbour,
     RoutingRequest,
 )
 
+__all__ = ["Correction", "RoutingEngine", "TrainedRouters", "check_trained"]
+
 logger = logging.getLogger(__name__)
-
-PRIOR_STD = 0.25
-"""Standard error given to a model that the artifact does not know: half the width of [0, 1], halved again."""
-PRIOR_OUTPUT_TOKENS = 256.0
-"""Completion tokens expected of a model where nothing at all is known."""
-
-
-_DECIMALS, _DOLLAR_DECIMALS = 9, 14
-
-
-@dataclass(frozen=True)
-class TrainedRouters:
-    """What training produced: two fitted routers and what is needed to read them.
-
-    Attributes
-    ----------
-    models : tuple of str, length m
-        Columns of both routers.
-    quality : Router
-        Predicts quality.
-    cost : Router
-        Predicts output tokens or, where `cost_unit` is ``usd``, the cost of the call.
-    cost_unit : str
-        ``output_tokens`` or ``usd``.
-    reference_cost_usd : float
-        The dearest model's mean cost on the training data.
-    token_ratio : mapping of str to float
-        Real prompt tokens per estimated token, by model.
-    mean_quality, mean_output_tokens : mapping of str to float
-        Training means by model, for priors.
-    router_name, cost_router_name : str
-        Registry names of the two algorithms.
-    prompt_ids : tuple of str
-        Training prompts, in the order of the index ids.
-    best_single : str
-        The model with the highest mean quality on the training prompts.
-    mean_cost_usd : mapping of str to float
-        Training means by model.
-    guard : float or None
-        Of the utility policy, chosen with the routers by cross-validation.
-    calibration : Calibration or None
-        Held-out estimates of training prompts, for policies that promise something.
-    index : VectorIndex or None
-        Training embeddings, to show a decision's neighbours where the quality router has no index of its own.
-    training : mapping
-        What the artifact remembers of the training, e.g. which part of the log it was made from.
-    """
-
-    models: tuple[str, ...]
-    quality: Router
-    cost: Router
-    cost_unit: str
-    reference_cost_usd: float
-    router_name: str
-    cost_router_name: str
-    best_single: str
-    token_ratio: Mapping[str, float] = field(default_factory=dict)
-    mean_quality: Mapping[str, float] = field(default_factory=dict)
-    mean_output_tokens: Mapping[str, float] = field(default_factory=dict)
-    prompt_ids: tuple[str, ...] = ()
-    mean_cost_usd: Mapping[str, float] = field(default_factory=dict)
-    guard: float | None = None
-    calibration: Calibration | None = None
-    index: VectorIndex | None = None
-    training: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.cost_unit not in ("output_tokens", "usd"):
-            raise ConfigError(f"cost_unit must be 'output_tokens' or 'usd'; got {self.cost_unit!r}")
-
-    def facts(self, cards: Sequence[ModelCard] = ()) -> TrainingFacts:
-        """Return what a policy may know of the training, for a pool."""
-        return TrainingFacts(
-            models=self.models,
-            reference_cost_usd=self.reference_cost_usd,
-            best_single=self.best_single,
-            mean_quality=self.mean_quality,
-            mean_cost_usd=self.mean_cost_usd,
-            calibration=self.calibration,
-            cards=tuple(cards),
-            mean_output_tokens=self.mean_output_tokens,
-            guard=self.guard,
-        )
 
 
 class Correction(Protocol):
@@ -162,7 +77,7 @@ class RoutingEngine:
         self.policy = policy.bind(trained.facts(self.cards))
         self.artifact_id = artifact_id
         self.correction: Correction | None = None
-        self._pool = _Pool.of(self.cards, trained)
+        self._pool = PoolArrays.of(self.cards, trained)
         self.warnings = self._pool_warnings()
         for warning in self.warnings:
             logger.warning(warning)
@@ -296,7 +211,7 @@ class RoutingEngine:
         quality, std, dollars, tokens = self._pool.complete(quality, std, cost, prompt_tokens)
         if self.correction is not None:
             quality, std = self.correction.correct(X, quality, std)
-            quality, std = quality.round(_DECIMALS), std.round(_DECIMALS)
+            quality, std = quality.round(DECIMALS), std.round(DECIMALS)
         models = self._pool.names
         rows = zip(X, quality, std, dollars, tokens, strict=True)
         return [Estimates(models, q, error, usd, tokens, vector) for vector, q, error, usd, tokens in rows], found
@@ -330,98 +245,3 @@ class RoutingEngine:
             "it gets a prior with a wide error until outcomes are logged and a router is trained"
             for name in unknown
         )
-
-
-@dataclass(frozen=True)
-class _Pool:
-    """The cards as arrays, c of them, so that a decision completes its estimates without a loop."""
-
-    names: tuple[str, ...]
-    columns: IntArray
-    known: npt.NDArray[np.bool_]
-    ratio: FloatArray
-    input_price: FloatArray
-    output_price: FloatArray
-    prior_quality: FloatArray
-    prior_tokens: float
-    in_dollars: bool
-    input_rate: FloatArray
-    same_columns: bool
-    plain: bool
-
-    @classmethod
-    def of(cls, cards: Sequence[ModelCard], trained: TrainedRouters) -> _Pool:
-        names = tuple(card.name for card in cards)
-        known = np.array([name in trained.models for name in names])
-        columns = [trained.models.index(name) if name in trained.models else 0 for name in names]
-        tokens = list(trained.mean_output_tokens.values())
-        in_dollars = trained.cost_unit == "usd"
-        ratio = np.array([trained.token_ratio.get(name, 1.0) for name in names])
-        input_price = np.array([card.price.input for card in cards]) / TOKENS_PER_PRICE_UNIT
-        return cls(
-            names=names,
-            columns=np.array(columns, dtype=np.int64),
-            known=known,
-            ratio=ratio,
-            input_price=input_price,
-            output_price=np.array([card.price.output for card in cards]) / TOKENS_PER_PRICE_UNIT,
-            prior_quality=np.array([np.nan if card.prior_quality is None else card.prior_quality for card in cards]),
-            prior_tokens=sum(tokens) / len(tokens) if tokens else PRIOR_OUTPUT_TOKENS,
-            in_dollars=in_dollars,
-            input_rate=ratio * input_price,
-            same_columns=names == tuple(trained.models),
-            plain=bool(known.all()) and not in_dollars,
-        )
-
-    def complete(
-        self, quality: FloatArray, std: FloatArray, cost: FloatArray, prompt_tokens: Sequence[int]
-    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-        """Return quality, standard error, cost in US dollars and completion tokens of the pool, each (n, c).
-
-        Takes what the routers expect of their own m models, each (n, m). A model that they do not know, or never
-        observed, gets its card's prior, else the mean of the known ones.
-        """
-        if self.same_columns:
-            expected, error, amount = quality, std, cost
-        else:
-            expected, error = quality.take(self.columns, axis=1), std.take(self.columns, axis=1)
-            amount = cost.take(self.columns, axis=1)
-        if self.plain and np.isfinite(
-            expected.sum() + amount.sum()
-        ):  # nothing is missing: the usual case, in few steps
-            tokens = np.maximum(amount, 0.0)
-            dollars = np.asarray(prompt_tokens, dtype=np.float64)[:, None] * self.input_rate
-            dollars += tokens * self.output_price
-            return expected.round(_DECIMALS), error.round(_DECIMALS), dollars.round(_DOLLAR_DECIMALS), tokens
-        missing = np.isnan(expected) | ~self.known
-        if missing.any():
-            expected = np.where(missing, self._priors(expected, missing), expected)
-            error = np.where(missing, PRIOR_STD, error)
-            amount = np.where(missing, np.nan, amount)
-        unknown = np.isnan(amount)
-        tokens = np.full(amount.shape, self.prior_tokens) if self.in_dollars else amount
-        if not self.in_dollars and unknown.any():
-            tokens = np.where(unknown, self.prior_tokens, amount)
-        tokens = np.maximum(tokens, 0.0)
-        estimated = np.asarray(prompt_tokens, dtype=np.float64)[:, None]
-        dollars = estimated * self.ratio * self.input_price + tokens * self.output_price
-        if self.in_dollars:
-            dollars = np.where(unknown, dollars, np.maximum(amount, 0.0))
-            tokens = np.where(unknown, tokens, np.nan)
-        # How a matrix product rounds its last bits depends on how many rows it has, and a decision must not depend on
-        # which requests came at the same moment.
-        return expected.round(_DECIMALS), error.round(_DECIMALS), dollars.round(_DOLLAR_DECIMALS), tokens
-
-    def _priors(self, expected: FloatArray, missing: npt.NDArray[np.bool_]) -> FloatArray:
-        count = (~missing).sum(axis=1, keepdims=True)
-        mean = np.where(missing, 0.0, expected).sum(axis=1, keepdims=True) / np.maximum(count, 1)
-        fallback = np.where(count > 0, mean, 0.5)
-        return np.where(np.isnan(self.prior_quality), fallback, self.prior_quality)
-
-
-def check_trained(trained: TrainedRouters) -> None:
-    """Raise DataError unless both routers have one column per model."""
-    for label, router in (("quality", trained.quality), ("cost", trained.cost)):
-        columns = getattr(router, "n_models_", None)
-        if columns != len(trained.models):
-            raise DataError(f"the {label} router has {columns} columns for {len(trained.models)} models")

@@ -5,35 +5,32 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from llmrouter import registry
 from llmrouter.exceptions import LLMRouterError
 from llmrouter.outcomes import Feedback, OutcomeStore
 from llmrouter.policy import Policy
-from llmrouter.pool import Backend, Cooldowns, HTTPSessions
+from llmrouter.pool import Backend, Cooldowns
 from llmrouter.types import Decision, ModelCard, RankedModel, RoutingRequest, Usage
+from service.backends import build_backends
+from service.cache.kept import KeptAnswers
 from service.call import Call, Status
 from service.chat import ChatRequest
-from service.control import BODY_KEY
-from service.dialects import without_cache_control
-from service.endpoints import CHAT, MESSAGES, RESPONSES, Endpoint
+from service.endpoints import CHAT, Endpoint
 from service.judgements import JudgementStatus
 from service.keys import refusals
 from service.keys.principal import ANONYMOUS, Principal
-from service.limits.refusals import LimitExceededError
-from service.resilience.settings import DeploymentSettings
-from service.resilience.state import LocalLimitError, Resilience
+from service.reservations import Reservations
+from service.resilience.state import Resilience
 from service.settings import ModelSettings, Settings, build_engine, configured_policy
 from service.shared import Shared
+from service.upstreams import Upstreams
 
 if TYPE_CHECKING:
-    from service.cache import Hit, StreamRecorder
     from service.keys import KeyManager
     from service.learning.answer import HeardAnswer
     from service.learning.canary_lanes import Lanes
@@ -115,8 +112,7 @@ class Gateway:
         self.embedders = tuple(model.name for model in settings.pool if "embeddings" in model.endpoints)
         self.windows: Mapping[str, int | None] = {name: card.context_window for name, card in self.cards.items()}
         self.timeouts = {name: model.timeouts.timeouts() for name, model in self.models.items()}
-        self._natives: dict[str, tuple[str, ...]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.upstreams = Upstreams(self.models)
         same_policy = reuse is not None and _same_policy(reuse.settings, settings)
         self.policy: Policy = reuse.policy if reuse is not None and same_policy else configured_policy(settings)
         self.engine: Engine = build_engine(settings, policy=self.policy) if engine is None else engine
@@ -128,6 +124,13 @@ class Gateway:
             build_backends(settings, self.shared.sessions, self.resilience) if backends is None else backends
         )
         self.shared.open()
+        self.reservations = Reservations(self.shared, self.cards)
+        self.answers = KeptAnswers(
+            self.shared.cache,
+            self.reservations,
+            self.upstreams,
+            embed=lambda text: self.engine.encoder.encode([text])[0],
+        )
         # Read on every request, so taken out of the settings once.
         self.admission = self.shared.admission
         self.limiter = self.shared.limiter
@@ -261,34 +264,6 @@ class Gateway:
             "verifiable": self.settings.learning.verify.requests,
         }
 
-    def native(self, endpoint: Endpoint) -> tuple[str, ...]:
-        """Return the models whose upstreams serve an endpoint themselves."""
-        found = self._natives.get(endpoint.name)
-        if found is None:
-            found = tuple(name for name, model in self.models.items() if endpoint.name in model.endpoints)
-            self._natives[endpoint.name] = found
-        return found
-
-    def serves(self, name: str | None, endpoint: Endpoint) -> bool:
-        """Return whether the upstream of a model serves an endpoint itself; all that generate serve chat."""
-        return endpoint is CHAT or name in self.native(endpoint)
-
-    def upstream_request(self, call: Call, name: str) -> tuple[str, Mapping[str, Any]]:
-        """Return path and body for one model; streams are asked for their usage, whether or not the client asked."""
-        chat = call.chat
-        native = self.serves(name, chat.endpoint)
-        path = chat.endpoint.upstream if native else CHAT.upstream
-        body = chat.original if native and chat.endpoint is not CHAT else chat.body
-        model = self.models[name]
-        if chat.endpoint is MESSAGES and not model.cache_control:
-            body = without_cache_control(body)
-        if model.max_tokens_field is not None and path == CHAT.upstream:
-            body = with_limit_as(body, model.max_tokens_field)
-        ask = chat.stream and path != RESPONSES.upstream and model.stream_usage
-        if not ask or (chat.usage_asked and native):
-            return path, body
-        return path, {**body, "stream_options": {**(body.get("stream_options") or {}), "include_usage": True}}
-
     async def decide(self, chat: ChatRequest, *, neighbours: int = 0, dry_run: bool = False) -> Decision:
         """Return the decision for a request: the engine's, or the model that the client named.
 
@@ -308,118 +283,15 @@ class Gateway:
         self.lanes.decided(routing, decision)
         return decision
 
-    # Limits
-
-    async def reserve(self, call: Call) -> None:
-        """Set aside what the request may use of the limits of its key, its team and the gateway.
-
-        Raises
-        ------
-        LimitExceededError
-            If one of them does not allow it.
-        """
-        subjects = self.shared.subjects_of(call.principal)
-        if not subjects:
-            return
-        before = time.perf_counter()
-        tokens, dollars = self._reserved_amounts(call)
-        call.grant = await self.limiter.acquire(subjects, tokens=tokens, cost_usd=dollars, request_id=call.request_id)
-        call.stages["limits"] = time.perf_counter() - before
-
-    async def reserve_model(self, call: Call, name: str) -> None:
-        """Set aside what the call of a model may use of that model's own limits.
-
-        Raises
-        ------
-        LocalLimitError
-            If they do not allow it; the next model is tried.
-        """
-        subjects = self.shared.subjects.of_model(name)
-        if not subjects:
-            return
-        tokens, dollars = self._reserved_amounts(call, name)
-        try:
-            grant = await self.limiter.acquire(
-                subjects, tokens=tokens, cost_usd=dollars, request_id=f"{call.request_id}/{name}"
-            )
-        except LimitExceededError as error:
-            self.telemetry.limited(error.kind, error.dimension)
-            raise LocalLimitError.of(error, model=name) from error
-        call.model_grants.append((name, grant))
-
-    def _reserved_amounts(self, call: Call, name: str | None = None) -> tuple[int, float]:
-        routing = call.chat.routing
-        chosen = call.decision.model if name is None else name
-        card = self.cards[chosen]
-        output = routing.max_output_tokens
-        tokens = routing.prompt_tokens + (output or 0)
-        bound = card.price.cost_usd(routing.prompt_tokens, _LIKELY_OUTPUT_TOKENS if output is None else output)
-        expected = next((e.expected_cost_usd for e in call.decision.ranking if e.model == chosen), math.nan)
-        return tokens, bound if math.isnan(expected) else max(expected, bound if output else 0.0)
-
-    # Answers kept
-
-    async def replay(self, call: Call, headers: Headers) -> Hit | None:
-        """Return a kept answer to the same question, where there is one and the request allows it."""
-        cache = self.shared.cache
-        if cache is None or call.chat.control.dry_run or not call.chat.translatable:
-            return None
-        before = time.perf_counter()
-        principal = call.principal
-        plan = cache.plan(
-            call.endpoint,
-            {**call.chat.body, BODY_KEY: call.chat.control.answer_relevant()},
-            headers,
-            key_id=principal.key_id,
-            team=principal.team,
-            models=principal.models,
-        )
-        if plan is None:
-            call.cache = "bypass"
-            return None
-        call.plan = plan
-        question = plan.question if plan.may_read else None
-        embedding = None if question is None else await asyncio.to_thread(self._embed, question)
-        hit: Hit | None = await cache.lookup(plan, text=plan.question, embedding=embedding)
-        call.cache = ("semantic" if hit.semantic else "hit") if hit else ("miss" if plan.may_read else "bypass")
-        if hit is not None:
-            call.served_by = hit.entry.served_by
-            call.decision = Decision(
-                ranking=(RankedModel(hit.entry.served_by, math.nan, math.nan, 0.0),), policy="cache"
-            )
-            await self.reserve(call)
-        call.stages["cache"] = time.perf_counter() - before
-        return hit
-
-    def keep(self, call: Call, answer: bytes, usage: Usage) -> None:
-        """Keep a whole answer of the upstream for the same question."""
-        if self.shared.cache is not None and call.plan is not None and self._cacheable(call):
-            self.shared.cache.store_answer(call.plan, answer, served_by=call.served_by or "", usage=usage.raw)
-
-    def recorder(self, call: Call) -> StreamRecorder | None:
-        """Return what takes down a stream that may be kept."""
-        if self.shared.cache is None or call.plan is None or not self._cacheable(call):
-            return None
-        return self.shared.cache.recorder(call.plan)
-
-    def keep_stream(self, call: Call, recorder: StreamRecorder, usage: Usage) -> None:
-        """Keep a stream that came to its end."""
-        if self.shared.cache is not None and call.plan is not None:
-            self.shared.cache.store_stream(call.plan, recorder, served_by=call.served_by or "", usage=usage.raw)
-
-    def _cacheable(self, call: Call) -> bool:
-        return call.chat.endpoint is CHAT or not self.serves(call.served_by, call.chat.endpoint)
-
-    def _embed(self, text: str) -> Any:
-        return self.engine.encoder.encode([text])[0]
-
     # The end of a request
 
     def resumes(self, call: Call) -> bool:
         """Return whether another model may go on where a stream breaks off."""
         asked = call.chat.control.resume
         allowed = self.settings.resilience.fallback_after_first_token if asked is None else asked
-        return allowed and not (call.chat.endpoint is not CHAT and self.serves(call.served_by, call.chat.endpoint))
+        return allowed and not (
+            call.chat.endpoint is not CHAT and self.upstreams.serves(call.served_by, call.chat.endpoint)
+        )
 
     def charge_broken_off(self, call: Call, name: str) -> None:
         """Count what a model costs that broke off: at least its input was read."""
@@ -483,38 +355,8 @@ class Gateway:
             self._owners.note(outcome)
             self._signals.finished(self, call, outcome)
             self.telemetry.finished(call, outcome)
-        self._settle(call, usage, total, status)
+        self.reservations.settle(call, usage, total, status)
         return total
-
-    def _settle(self, call: Call, usage: Usage | None, cost: float | None, status: Status) -> None:
-        """Give back what was set aside and not used."""
-        if call.grant is None and not call.model_grants:
-            return
-        if call.cache in ("hit", "semantic") or status == "error" or not call.asked:
-            used: tuple[int | None, float | None] = (0, cost or 0.0)
-        else:
-            used = (_total_tokens(usage), cost)
-        self._spawn(self._settle_all(call, used))
-
-    async def _settle_all(self, call: Call, used: tuple[int | None, float | None]) -> None:
-        tokens, cost = used
-        if call.grant is not None:
-            await self.limiter.settle(call.grant, tokens=tokens, cost_usd=cost)
-        answered = False
-        for name, grant in reversed(call.model_grants):
-            if name == call.served_by and not answered:
-                answered = True
-                await self.limiter.settle(grant, tokens=tokens, cost_usd=cost)
-            elif any(name == other for other, _ in call.abandoned):
-                # It may have answered half: what was set aside is taken for used.
-                await self.limiter.settle(grant, tokens=None, cost_usd=None)
-            else:
-                await self.limiter.cancel(grant)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     async def with_log(self, job: Callable[[OutcomeStore], T]) -> T:
         """Run `job` with the outcome store, off the event loop, after every outcome so far is stored.
@@ -584,8 +426,7 @@ class Gateway:
         deadline = time.monotonic() + within_s
         while self.in_flight and time.monotonic() < deadline:  # noqa: ASYNC110 - rare, and nothing to wait on
             await asyncio.sleep(_POLL_S)
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=_SETTLE_S)
+        await self.reservations.finished()
 
 
 def _same_policy(before: Settings, now: Settings) -> bool:
@@ -594,58 +435,6 @@ def _same_policy(before: Settings, now: Settings) -> bool:
     return before.policy == now.policy and before.learning.explore == now.learning.explore and divided
 
 
-def with_limit_as(body: Mapping[str, Any], field: str) -> Mapping[str, Any]:
-    """Return the body with its limit on output tokens under the name that the upstream knows."""
-    other = "max_tokens" if field == "max_completion_tokens" else "max_completion_tokens"
-    if body.get(other) is None:
-        return body
-    renamed = {key: value for key, value in body.items() if key != other}
-    renamed.setdefault(field, body[other])
-    return renamed
-
-
 def pinned_decision(name: str) -> Decision:
     """Return the decision of a request that names its model."""
     return Decision(ranking=(RankedModel(name, math.nan, math.nan, math.nan),), policy=PINNED_POLICY)
-
-
-def _total_tokens(usage: Usage | None) -> int | None:
-    if usage is None or usage.input_tokens is None or usage.output_tokens is None:
-        return None
-    return usage.input_tokens + usage.output_tokens
-
-
-def build_backends(settings: Settings, sessions: HTTPSessions, resilience: Resilience) -> dict[str, Backend]:
-    """Construct the backend of every model of the pool.
-
-    Raises
-    ------
-    ConfigError
-        If a backend refuses its parameters.
-    """
-    return {model.name: _build_model(model, sessions, resilience) for model in settings.pool}
-
-
-def _build_model(model: ModelSettings, sessions: HTTPSessions, resilience: Resilience) -> Backend:
-    if not model.deployments:
-        return _build_backend(model, model, sessions)
-    return resilience.balanced(
-        model.name, [(deployment, _build_backend(model, deployment, sessions)) for deployment in model.deployments]
-    )
-
-
-def _build_backend(model: ModelSettings, place: ModelSettings | DeploymentSettings, sessions: HTTPSessions) -> Backend:
-    kind = place.backend or model.backend
-    base_url, api_key = place.base_url or model.base_url, place.api_key or model.api_key
-    headers = place.headers or model.headers
-    parameters: dict[str, Any] = {"name": model.name, "model": place.model or model.model or model.name}
-    if base_url is not None:
-        parameters["base_url"] = base_url
-    if api_key is not None:
-        parameters["api_key"] = api_key.get_secret_value()
-    if headers:
-        parameters["headers"] = {key: value.get_secret_value() for key, value in headers.items()}
-    if kind == "openai":
-        parameters["sessions"] = sessions
-    backend: Backend = registry.create("backend", kind, **parameters, **{**model.options, **place.options})
-    return backend

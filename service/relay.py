@@ -73,7 +73,7 @@ class RelayResponse(Response):
     def __init__(
         self, gateway: Gateway, call: Call, stream: BackendStream, *, headers: Mapping[str, str], reopen: Reopen
     ) -> None:
-        translated = not gateway.serves(call.served_by, call.chat.endpoint)
+        translated = not gateway.upstreams.serves(call.served_by, call.chat.endpoint)
         kind = headers.get("content-type", "")
         if translated or not kind.startswith(_EVENT_STREAM_TYPE):
             kind = _EVENT_STREAM
@@ -86,7 +86,7 @@ class RelayResponse(Response):
         self._reopen = reopen
         self._observe_stream(stream)
         self._translator = _translator(call) if translated else None
-        self._recorder: StreamRecorder | None = gateway.recorder(call)
+        self._recorder: StreamRecorder | None = gateway.answers.recorder(call)
         self._text = StreamText() if gateway.resumes(call) else None
         self._held: tuple[bytes, bytes] | None = None
         call.heard = gateway.listen(call)
@@ -180,7 +180,7 @@ class RelayResponse(Response):
         error = self._observer.error
         if error is None:
             if self._recorder is not None and not self._call.recorded:
-                self._gateway.keep_stream(self._call, self._recorder, self._observer.usage)
+                self._gateway.answers.keep_stream(self._call, self._recorder, self._observer.usage)
             self._record("ok")
         else:
             said = error.get("message") if self._gateway.keeps_text(self._call.principal) else error.get("code")

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from llmrouter.engine import PRIOR_OUTPUT_TOKENS, PRIOR_STD, TrainedRouters
+from llmrouter._completion import PRIOR_OUTPUT_TOKENS, PRIOR_STD
+from llmrouter.engine import TrainedRouters
 from llmrouter.exceptions import ConfigError
 from llmrouter.types import Price
 

@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from llmrouter.engine import PRIOR_STD, RoutingEngine
+from llmrouter._completion import PRIOR_STD
+from llmrouter.engine import RoutingEngine
 from llmrouter.exceptions import ConfigError, DataError, LLMRouterError
 from llmrouter.learning._online_features import LocalFeatures, landmarks_of
 from llmrouter.learning._online_partial import learned_on, learns_on

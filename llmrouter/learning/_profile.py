@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import orjson
 
-from llmrouter.engine import PRIOR_OUTPUT_TOKENS, TrainedRouters
+from llmrouter._completion import PRIOR_OUTPUT_TOKENS
+from llmrouter.engine import TrainedRouters
 from llmrouter.evaluation import choose_prompts
 from llmrouter.exceptions import (
     BackendConnectError,

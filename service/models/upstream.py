@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llmrouter.pool import Backend, HTTPSessions
-from service.gateway import build_backends
+from service.backends import build_backends
 from service.resilience.state import Resilience
 from service.settings import ModelSettings, Settings
 

@@ -34,7 +34,7 @@ async def create_embeddings(request: Request) -> Response:
     try:
         call = await _begin(gateway, request)
         async with cancel_on_disconnect(request.scope, request.receive), gateway.admission.slot():
-            await gateway.reserve(call)
+            await gateway.reservations.reserve(call)
             return await _answer(gateway, call)
     except PoolFailedError:
         gateway.finish(call, "error", error=str(call.failures[-1].error))
@@ -95,7 +95,7 @@ async def _begin(gateway: Gateway, request: Request) -> Call:
 
 async def _answer(gateway: Gateway, call: Call) -> Response:
     async def attempt(name: str) -> BackendResponse:
-        await gateway.reserve_model(call, name)
+        await gateway.reservations.reserve_model(call, name)
         return await gateway.backends[name].complete(
             call.chat.body, timeouts=gateway.timeouts[name], endpoint=EMBEDDINGS.upstream
         )

@@ -72,7 +72,7 @@ class GenerationEndpoint:
             self.endpoint,
             body,
             request.headers,
-            native=gateway.native(self.endpoint),
+            native=gateway.upstreams.native(self.endpoint),
             request_id=request_id,
             **gateway.parsing(principal),
         )
@@ -116,14 +116,14 @@ class GenerationEndpoint:
 
     async def _respond(self, gateway: Gateway, request: Request, call: Call) -> Response:
         """Return the answer, or the error where models were asked in vain."""
-        if (hit := await gateway.replay(call, request.headers)) is not None:
+        if (hit := await gateway.answers.replay(call, request.headers)) is not None:
             return replay_response(gateway, call, hit)
         before = time.perf_counter()
         call.decision = await gateway.decide(call.chat)
         call.stages["route"] = time.perf_counter() - before
         if call.chat.control.dry_run:
             return decision_response(call.decision)
-        await gateway.reserve(call)
+        await gateway.reservations.reserve(call)
         try:
             return await (self._streamed(gateway, call) if call.chat.stream else self._whole(gateway, call))
         except PoolFailedError:
@@ -135,15 +135,17 @@ class GenerationEndpoint:
 
     async def _whole(self, gateway: Gateway, call: Call) -> Response:
         async def attempt(name: str) -> tuple[BackendResponse, bytes]:
-            path, body = gateway.upstream_request(call, name)
-            await gateway.reserve_model(call, name)
+            path, body = gateway.upstreams.request(call, name)
+            await gateway.reservations.reserve_model(call, name)
             answer = await gateway.backends[name].complete(body, timeouts=gateway.timeouts[name], endpoint=path)
-            return answer, answer.body if gateway.serves(name, self.endpoint) else self._translated(call, answer, name)
+            return answer, answer.body if gateway.upstreams.serves(name, self.endpoint) else self._translated(
+                call, answer, name
+            )
 
         answer, shown = await first_answer(gateway, call, attempt)
         relayed = _relayed(answer.headers, call)
         usage = usage_from_body(answer.body)
-        gateway.keep(call, answer.body, usage)
+        gateway.answers.keep(call, answer.body, usage)
         call.finish_reason = finish_reason_in(answer.body)
         call.heard = gateway.listen(call)
         if call.heard is not None:
@@ -192,8 +194,8 @@ async def open_stream(gateway: Gateway, call: Call) -> BackendStream:
     """
 
     async def attempt(name: str) -> BackendStream:
-        path, body = gateway.upstream_request(call, name)
-        await gateway.reserve_model(call, name)
+        path, body = gateway.upstreams.request(call, name)
+        await gateway.reservations.reserve_model(call, name)
         return await gateway.backends[name].stream(body, timeouts=gateway.timeouts[name], endpoint=path)
 
     return await first_answer(gateway, call, attempt)

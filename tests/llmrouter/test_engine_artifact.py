@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from llmrouter import artifact
-from llmrouter.engine import PRIOR_STD, RoutingEngine
+from llmrouter._completion import PRIOR_STD
+from llmrouter.engine import RoutingEngine
 from llmrouter.evaluation import prepare
 from llmrouter.exceptions import (
     ArtifactCorruptError,

@@ -17,7 +17,8 @@ from llmrouter.exceptions import ConfigError
 from llmrouter.policy import LatencyPolicy, UtilityPolicy
 from llmrouter.pool import LiteLLMBackend, OpenAIBackend, ScriptedBackend, Timeouts
 from llmrouter.types import Capability, ModelCard, Price, Speed
-from service.gateway import Gateway, build_backends
+from service.backends import build_backends
+from service.gateway import Gateway
 from service.resilience.state import Resilience
 from service.settings import DEFAULT_CONFIG, Settings, build_policy, load_settings, parse_settings
 from service.shared import spool_path
