@@ -29,7 +29,7 @@ check: setup-dev  ## lint, format, types, import layers
 	$(BIN)/lint-imports
 
 soak: setup-dev  ## long trials: kill loops and fuzzing (minutes)
-	@exec $(BIN)/python -m pytest -m soak -s -o addopts="-ra --strict-markers --strict-config" $(PYTEST_ARGS)
+	@exec env LLMROUTER_EXAMPLES=$${LLMROUTER_EXAMPLES:-500} $(BIN)/python -m pytest -m soak -s -o addopts="-ra --strict-markers --strict-config" $(PYTEST_ARGS)
 
 bench: setup-dev  ## score the routers on the data in LLMROUTER_DATA (or on the shipped pocket outcomes)
 	@exec $(BIN)/python -m benchmarks.quality

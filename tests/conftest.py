@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# What a property test tries unless it says otherwise; `make soak` and whoever looks for a bug ask for more.
+settings.register_profile("llmrouter", max_examples=int(os.environ.get("LLMROUTER_EXAMPLES", "40")), deadline=None)
+settings.load_profile("llmrouter")
 
 _DATA_READERS: set[str] = set()
 

@@ -93,7 +93,7 @@ def test_the_exercises_have_answers_and_are_those_of_the_split():
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are stopped the Linux way")
 def test_a_short_run_loses_no_request_and_the_model_gets_a_share(tmp_path):
-    short = ["--before-s", "12", "--after-s", "8", "--dearer-s", "0", "--gone-s", "3", "--rate", "5", "--window-s", "2"]
+    short = ["--before-s", "6", "--after-s", "6", "--dearer-s", "0", "--gone-s", "3", "--rate", "8", "--window-s", "2"]
     assert main(["new-model", "--out", str(tmp_path), "--prompts", "12", *short]) == 0
     results = json.loads((tmp_path / "new_model.json").read_text())
     assert results["failed"] == 0
