@@ -134,6 +134,9 @@ def described(verdict: GateVerdict, *, confidence: float) -> str:
         shares = ", ".join(f"{count} at {share:.0%}" for share, count in needed.by_share.items())
         if shares:
             lines.append(f"  or with a share explored evenly: {shares}")
+        trials = ", ".join(f"{count} at {share:.0%}" for share, count in needed.by_trial.items())
+        if trials:
+            lines.append(f"  or with the new router on trial for a share: {trials}")
         lines += [f"  never asked where it is wanted: {model} ({part:.1%})" for model, part in needed.models.items()]
         lines += [f"    of these in task {task}: {part:.1%}" for task, part in needed.tasks.items()]
     return "\n".join(lines)

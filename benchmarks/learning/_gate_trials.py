@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
@@ -11,7 +13,7 @@ import numpy as np
 from benchmarks.learning._playback import Log, Trial, play_epsilon
 from benchmarks.learning._population import Estimated, FittedRouter, Population
 from llmrouter.evaluation import LoggedDecisions
-from llmrouter.learning import Gate
+from llmrouter.learning import Gate, cross_fitted
 from llmrouter.policy import UtilityPolicy
 from llmrouter.types import FloatArray, IntArray
 
@@ -40,6 +42,9 @@ class Contest:
         Expected utility, of the live router: the reward model of the gate.
     live_prompts : int
         How many prompts the live router was trained on.
+    best : array of shape (population, m)
+        Expected utility by the best reward model at hand: cross-fitted on every outcome of every prompt, which no log
+        holds.
     """
 
     live: IntArray
@@ -47,6 +52,7 @@ class Contest:
     true_gain: float
     expected: FloatArray
     live_prompts: int
+    best: FloatArray
 
     @property
     def disagreement(self) -> float:
@@ -75,13 +81,14 @@ def contests(
         if (utility[rows, good] - utility[rows, first]).mean() >= _ROOM * max(gains):
             break
     expected = live.quality - cost_weight * live.cost / population.reference
+    best = cross_fitted(population.X, utility, groups=population.table.texts, seed=seed)
     ranked = np.argsort(-expected, axis=1, kind="stable")
     found = {}
     for gain in gains:
         donor = good if gain > 0 else _worse(ranked, first, utility, gain)
         new = _mixed(first, donor, utility, gain, generator=generator)
         true = float((utility[rows, new] - utility[rows, first]).mean())
-        found[gain] = Contest(first, new, true, expected, size)
+        found[gain] = Contest(first, new, true, expected, size, best)
     return found
 
 
@@ -90,13 +97,58 @@ def log_of(
 ) -> Log:
     """Return a log of n requests drawn from the population, `share` of them explored at most."""
     drawn = generator.integers(0, len(population), n)
-    trial, chance = None, share
-    if design == "trial":
-        chance = share / 2
-        part = min(_MOST_ON_TRIAL, (share - chance) / max(contest.disagreement, 1e-12))
-        nothing = Estimated(*(np.empty((0, 0)),) * 3)
-        trial = Trial(UtilityPolicy(), nothing, contest.new, part, 0)
+    chance, trial = _dealt(contest, design, share)
     return play_epsilon(contest.live, drawn, share=chance, population=population, trial=trial, generator=generator)
+
+
+def requests_needed(
+    contest: Contest,
+    design: Design,
+    *,
+    share: float,
+    population: Population,
+    cost_weight: float,
+    model: FloatArray,
+    gate: Gate,
+) -> int:
+    """Return how many requests find the gate's gain with its power, computed from the whole table rather than a log.
+
+    The variance of one request's doubly robust term is exact; the mean of many is taken to be normal. No unbiased
+    estimate of a linear contrast has a smaller one with the same reward model, and the model that knows the mean
+    reward of every prompt and model makes it the semiparametric bound (Dudik et al., arXiv 1103.4601).
+
+    Parameters
+    ----------
+    model : array of shape (population, m)
+        Reward model.
+    gate : Gate
+        Its `gain`, `confidence` and `power`.
+    """
+    everyone = np.arange(len(population))
+    chance, trial = _dealt(contest, design, share)
+    log = play_epsilon(
+        contest.live, everyone, share=chance, population=population, trial=trial, generator=np.random.default_rng(0)
+    )
+    m = len(population.models)
+    contrast = np.eye(m)[contest.new] - np.eye(m)[contest.live]
+    utility = population.utility(cost_weight)
+    residual = contrast * (utility - model)
+    within = np.square(residual) / log.propensity
+    spread = float((contrast * utility).sum(axis=1).var())
+    variance = spread + float((within.sum(axis=1) - np.square(residual.sum(axis=1))).mean())
+    normal = NormalDist()
+    error = gate.gain / (normal.inv_cdf(gate.confidence) + normal.inv_cdf(gate.power))
+    return math.ceil(variance / error**2)
+
+
+def _dealt(contest: Contest, design: Design, share: float) -> tuple[float, Trial | None]:
+    """Return the share that chance decides, and the new router on trial where the design has it."""
+    if design == "explore":
+        return share, None
+    chance = share / 2
+    part = min(_MOST_ON_TRIAL, (share - chance) / max(contest.disagreement, 1e-12))
+    nothing = Estimated(*(np.empty((0, 0)),) * 3)
+    return chance, Trial(UtilityPolicy(), nothing, contest.new, part, 0)
 
 
 def trials(
@@ -118,12 +170,14 @@ def trials(
     dict
         ``promoted``, ``trials``, ``rate`` and its exact 95% interval ``low``, ``high`` (Clopper and Pearson 1934); the
         mean and standard deviation of the estimated gain, how often the true one lay above the gate's lower bound, and
-        the mean share of explored requests.
+        the mean share of explored requests; ``needed``, how many requests the whole table says would find the gate's
+        gain, ``needed_best`` with the best reward model at hand, and ``needed_said``, the median of what the verdicts
+        that did not promote said (None if there were none or no number would do).
     """
     m = len(population.models)
     gate = Gate(confidence=confidence)
     new, live = np.eye(m)[contest.new], np.eye(m)[contest.live]
-    gains, lows, promoted, explored, effective = [], [], 0, [], []
+    gains, lows, promoted, explored, effective, said = [], [], 0, [], [], []
     for number in range(count):
         generator = np.random.default_rng([seed, n, number])
         log = log_of(contest, design, n, share=share, population=population, generator=generator)
@@ -133,13 +187,23 @@ def trials(
             propensity=log.propensity[np.arange(n), log.chosen],
             propensities=log.propensity,
         )
-        verdict = gate.compare(decisions, new[log.rows], live[log.rows], model=contest.expected[log.rows])
+        verdict = gate.compare(
+            decisions, new[log.rows], live[log.rows], model=contest.expected[log.rows], methods=["dr"]
+        )
         promoted += verdict.promote
+        if verdict.needed is not None and verdict.needed.requests is not None:
+            said.append(verdict.needed.requests)
         gains.append(verdict.gain)
         lows.append(verdict.low)
         explored.append(float(log.explored.mean()))
         effective.append(verdict.effective_rows)
     low, high = exact_interval(promoted, count)
+    needed = {
+        name: requests_needed(
+            contest, design, share=share, population=population, cost_weight=cost_weight, model=model, gate=gate
+        )
+        for name, model in (("needed", contest.expected), ("needed_best", contest.best))
+    }
     return {
         "design": design,
         "requests": n,
@@ -155,6 +219,8 @@ def trials(
         "true_above_low": float(np.mean(np.array(lows) < contest.true_gain)),
         "explored": float(np.mean(explored)),
         "effective_rows": float(np.mean(effective)),
+        **needed,
+        "needed_said": float(np.median(said)) if said else None,
     }
 
 

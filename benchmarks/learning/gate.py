@@ -12,7 +12,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,6 +21,7 @@ from benchmarks.learning._gate_trials import DESIGNS, Design, contests, trials
 from benchmarks.learning._population import COSTS, Population, load_population
 from benchmarks.learning.simulate import COST_WEIGHTS, ROUTER, rounded
 from llmrouter.evaluation._provenance import git_commit
+from llmrouter.exceptions import ConfigError
 
 GAINS = (-0.02, -0.005, 0.02)
 _FEWER = 4
@@ -33,25 +34,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "gate.json"
     if not options.render_only:
-        path.write_text(json.dumps(rounded(measure(options)), allow_nan=False) + "\n", encoding="utf-8")
+        kept = json.loads(path.read_text(encoding="utf-8")) if options.resume and path.exists() else None
+        path.write_text(json.dumps(rounded(measure(options, kept)), allow_nan=False) + "\n", encoding="utf-8")
     print(f"wrote {write_gate_page(path)}")
     return 0
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Run all trials and return the document of the results."""
+def measure(options: argparse.Namespace, kept: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Run the trials of all data sets that an earlier document does not hold, and return that of all.
+
+    Raises
+    ------
+    ConfigError
+        If the earlier one was made by another command.
+    """
     started = time.time()
-    sets = {}
+    command = (
+        f"python -m benchmarks.learning gate --data DIR --out DIR --trials {options.trials} "
+        f"--requests {' '.join(map(str, options.requests))} --seed {options.seed}"
+    )
+    settings = {name: getattr(options, name) for name in ("router", "share", "confidence", "trials", "seed")}
+    if kept is not None and (kept["command"], kept["settings"]) != (command, settings):
+        raise ConfigError(
+            f"the results that are there are of {kept['command']!r}, {kept['settings']}; give the same arguments, or "
+            "no --resume"
+        )
+    sets = {} if kept is None else dict(kept["sets"])
     for name in options.sets:
+        if name in sets:
+            continue
         population = load_population(options.data, name, encoder=options.encoder)
         rows = measure_set(population, COST_WEIGHTS[name], options)
         about = {key: value for key, value in population.about.items() if not key.startswith("scored")}
         sets[name] = {"about": about, "cost_weight": COST_WEIGHTS[name], "rows": rows}
     return {
-        "command": f"python -m benchmarks.learning gate --data DIR --out DIR --trials {options.trials} "
-        f"--requests {' '.join(map(str, options.requests))} --seed {options.seed}",
+        "command": command,
         "started": started,
-        "took_s": time.time() - started,
+        "took_s": time.time() - started + (0.0 if kept is None else kept["took_s"]),
         "machine": {
             "architecture": platform.machine(),
             "cores": os.cpu_count(),
@@ -59,13 +78,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             "load_average": os.getloadavg()[0],
         },
         "commit": git_commit(),
-        "settings": {
-            "router": options.router,
-            "share": options.share,
-            "confidence": options.confidence,
-            "trials": options.trials,
-            "seed": options.seed,
-        },
+        "settings": settings,
         "designs": {name: text.format(share=options.share, half=options.share / 2) for name, text in DESIGNS.items()},
         "sets": sets,
     }
@@ -115,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--requests", nargs="*", type=int, default=[3_000, 10_000, 20_000])
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resume", action="store_true", help="keep the data sets that the results there already hold")
     parser.add_argument("--render-only", action="store_true", help="write the page from the results that are there")
     return parser
 

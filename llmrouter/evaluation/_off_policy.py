@@ -12,6 +12,7 @@ import numpy as np
 from llmrouter.evaluation import _off_policy_scores as estimators
 from llmrouter.evaluation._logged_decisions import LoggedDecisions
 from llmrouter.evaluation._off_policy_intervals import IntervalKind, check_interval, interval_of
+from llmrouter.evaluation._off_policy_moments import effective
 from llmrouter.evaluation._off_policy_scores import Contrast, Scores
 from llmrouter.exceptions import ConfigError, DataError
 from llmrouter.types import FloatArray
@@ -44,7 +45,8 @@ class Overlap:
     effective_rows : float
         Effective sample size of the target, ``(sum w)^2 / sum w^2`` over its importance weights.
     effective_difference : float
-        The same over the rows in which target and baseline differ: what a difference rests on; NaN without baseline.
+        What a difference rests on: the smaller of the effective sample sizes of what the target does more often than
+        the baseline, and of what it does less often; NaN without a baseline.
     disagreement : float
         Share of the decisions that target and baseline make differently; NaN without a baseline.
     matched : int
@@ -175,7 +177,7 @@ def off_policy_estimate(
     expected = None if model is None else _filled(model[usable], kept)
     first = Contrast(kept, target[usable], expected)
     second = None if baseline is None else Contrast(kept, baseline[usable], expected)
-    between = None if second is None else Contrast(kept, first.weights - second.weights, expected)
+    between = None if second is None else Contrast(kept, first.weights - second.weights, expected, (first, second))
     overlap = _overlap(first, between)
 
     def estimated(scores: Scores, contrast: Contrast) -> OffPolicyEstimate:
@@ -278,8 +280,8 @@ def _overlap(target: Contrast, between: Contrast | None) -> Overlap:
         missing = max(1.0 - float(weight.mean()), 0.0)
         unsupported, by_model = missing if missing > 2 * error else 0.0, (math.nan,) * m
     return Overlap(
-        effective_rows=_effective(weight),
-        effective_difference=math.nan if between is None else _effective(between.importance * between.share),
+        effective_rows=effective(weight),
+        effective_difference=math.nan if between is None else _rarer_side(between),
         disagreement=math.nan if between is None else between.mean(np.abs(between.weights).sum(axis=1) / 2),
         matched=int((informative.importance != 0).sum()),
         mean_weight=float(weight.mean()),
@@ -290,9 +292,10 @@ def _overlap(target: Contrast, between: Contrast | None) -> Overlap:
     )
 
 
-def _effective(weight: FloatArray) -> float:
-    squares = float(np.square(weight).sum())
-    return float(np.abs(weight).sum()) ** 2 / squares if squares > 0 else 0.0
+def _rarer_side(between: Contrast) -> float:
+    """Return the effective rows of the side that has fewer: many of the one say nothing about the other."""
+    weight = between.importance * between.share
+    return min(effective(np.maximum(weight, 0.0)), effective(np.maximum(-weight, 0.0)))
 
 
 def _largest(contrast: Contrast) -> float:

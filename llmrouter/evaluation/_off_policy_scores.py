@@ -6,17 +6,18 @@ the target less those of another policy. Its value is the mean of ``sum_a C_ia E
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from llmrouter.evaluation._logged_decisions import LoggedDecisions
+from llmrouter.evaluation._off_policy_moments import Moments, assisted
 from llmrouter.exceptions import DataError
 from llmrouter.types import FloatArray, IntArray
 
-_PRIOR_ROWS = 10.0
 _GRID = 24
 
 
@@ -30,8 +31,8 @@ class Scores:
         The estimate.
     influence : array of shape (n,)
         How each row moves it; means zero, the row weights are in it.
-    variance : float
-        Model-assisted variance of `value` (see `_assisted`); NaN where the log lacks the propensities it needs.
+    moments : Moments
+        Of `value`, model-assisted; its variance is NaN where the log lacks the propensities that it needs.
     threshold : float
         Largest importance weight used; inf for all but switch-DR.
     bias_bound : float
@@ -40,7 +41,7 @@ class Scores:
 
     value: float
     influence: FloatArray
-    variance: float
+    moments: Moments
     threshold: float = np.inf
     bias_bound: float = 0.0
 
@@ -49,12 +50,14 @@ class Scores:
 class Contrast:
     """A contrast on usable logged decisions, with what all estimators need of it.
 
-    `log` holds n usable rows, `weights` are the contrast's (n, m), `model` the expected rewards (n, m) or None.
+    `log` holds n usable rows, `weights` are the contrast's (n, m), `model` the expected rewards (n, m) or None. `sides`
+    are the contrasts of the two policies whose difference it is, None for that of one policy.
     """
 
     log: LoggedDecisions
     weights: FloatArray
     model: FloatArray | None = None
+    sides: tuple[Contrast, Contrast] | None = None
 
     @cached_property
     def rows(self) -> IntArray:
@@ -93,6 +96,16 @@ class Contrast:
         return ratios
 
     @cached_property
+    def entries(self) -> Mapping[int, tuple[IntArray, FloatArray, FloatArray]]:
+        """Positive (1) and negative (-1) entries on known rows: row among these, size over propensity, and size."""
+        found = {}
+        for sign in (1, -1):
+            size = np.maximum(sign * self.weights[self.known], 0.0)
+            row, column = np.nonzero((size > 0) & (self.all_ratios > 0))
+            found[sign] = (row, self.all_ratios[row, column], size[row, column])
+        return found
+
+    @cached_property
     def expected(self) -> FloatArray:
         """The contrast's value in the reward model, row by row, shape (n,)."""
         if self.model is None:
@@ -117,16 +130,17 @@ def inverse_propensity(contrast: Contrast) -> Scores:
     """Return the IPS estimate: the mean of importance weight times reward (Horvitz and Thompson)."""
     scored = contrast.importance * contrast.log.reward
     value = contrast.mean(scored)
-    variance = _assisted(contrast, contrast.log.reward, np.zeros(len(scored))) - value**2 / len(scored)
-    return Scores(value, contrast.share * (scored - value), variance)
+    moments = assisted(contrast, contrast.log.reward, np.zeros(len(scored)))
+    moments = replace(moments, variance=moments.variance - value**2 / len(scored))
+    return Scores(value, contrast.share * (scored - value), moments)
 
 
 def doubly_robust(contrast: Contrast) -> Scores:
     """Return the DR estimate: the model's expectation, corrected by weighted residuals (Dudik et al., 1103.4601)."""
     scored = contrast.expected + contrast.importance * contrast.residual
     value = contrast.mean(scored)
-    variance = _assisted(contrast, contrast.residual, contrast.expected)
-    return Scores(value, contrast.share * (scored - value), variance)
+    moments = assisted(contrast, contrast.residual, contrast.expected)
+    return Scores(value, contrast.share * (scored - value), moments)
 
 
 def self_normalised(contrast: Contrast, *, robust: bool) -> Scores:
@@ -137,14 +151,13 @@ def self_normalised(contrast: Contrast, *, robust: bool) -> Scores:
     weight = contrast.importance
     norm = contrast.mean(weight)
     if not norm > 0:  # no logged decision is one that the policy would make
-        return Scores(np.nan, np.full(len(weight), np.nan), np.nan)
+        return Scores(np.nan, np.full(len(weight), np.nan), Moments(np.nan))
     amount = contrast.residual if robust else contrast.log.reward
     expected = contrast.expected if robust else np.zeros(len(weight))
     ratio = contrast.mean(weight * amount) / norm
     base = contrast.mean(expected)
     influence = contrast.share * (expected - base + weight * (amount - ratio) / norm)
-    variance = _assisted(contrast, amount - ratio, expected)
-    return Scores(base + ratio, influence, variance)
+    return Scores(base + ratio, influence, _unskewed(assisted(contrast, amount - ratio, expected)))
 
 
 def self_normalised_difference(target: Contrast, baseline: Contrast, between: Contrast, *, robust: bool) -> Scores:
@@ -153,8 +166,13 @@ def self_normalised_difference(target: Contrast, baseline: Contrast, between: Co
     amount = between.residual if robust else between.log.reward
     centre = 0.0 if robust else (first.value + second.value) / 2
     expected = between.expected if robust else np.zeros(len(amount))
-    variance = _assisted(between, amount - centre, expected)
-    return Scores(first.value - second.value, first.influence - second.influence, variance)
+    moments = _unskewed(assisted(between, amount - centre, expected))
+    return Scores(first.value - second.value, first.influence - second.influence, moments)
+
+
+def _unskewed(moments: Moments) -> Moments:
+    """Return them without skewness: that of the sums is not that of their ratio, which takes much of it away."""
+    return replace(moments, skewness=0.0, coupling=0.0)
 
 
 def switch(contrast: Contrast) -> Scores:
@@ -172,11 +190,11 @@ def switch(contrast: Contrast) -> Scores:
         scored = contrast.expected + kept * contrast.residual
         value = contrast.mean(scored)
         bound = spread * _mass_beyond(contrast, threshold)
-        variance = _assisted(contrast, contrast.residual, contrast.expected, threshold=threshold)
+        moments = assisted(contrast, contrast.residual, contrast.expected, threshold=threshold)
         influence = contrast.share * (scored - value)
-        used = float(influence.var()) / len(influence) if np.isnan(variance) else variance
+        used = float(influence.var()) / len(influence) if np.isnan(moments.variance) else moments.variance
         if used + bound**2 < least:
-            best, least = Scores(value, influence, variance, threshold, bound), used + bound**2
+            best, least = Scores(value, influence, moments, threshold, bound), used + bound**2
     if best is None:
         raise DataError("no threshold gives a finite switch-DR estimate; check the rewards and the model for NaN")
     return best
@@ -198,33 +216,3 @@ def _mass_beyond(contrast: Contrast, threshold: float) -> float:
         return float(np.where(contrast.all_ratios > threshold, size, 0.0).sum(axis=1).mean())
     size = np.abs(contrast.importance)
     return contrast.mean(np.where(size > threshold, size, 0.0))
-
-
-def _assisted(contrast: Contrast, amount: FloatArray, expected: FloatArray, *, threshold: float = np.inf) -> float:
-    """Return the variance of a mean of ``expected + importance * amount``, with rare choices counted as expected.
-
-    With all propensities known, the mean square of the importance weights needs no luck:
-    ``E[weight^2 | prompt] = sum_a C_a^2 / p_a``, whether or not a rare choice came up. Only the mean square of
-    `amount` is estimated, over the rows in proportion to their squared weights, shrunk towards its mean over all
-    rows and models by `_PRIOR_ROWS` rows. The usual sample variance is near zero where no rare choice has come up
-    yet, and so promises most where least is known.
-    """
-    if not contrast.known.any():
-        return float("nan")
-    ratios = contrast.all_ratios
-    size = np.abs(contrast.weights[contrast.known])
-    second_moment = np.where(ratios <= threshold, ratios * size, 0.0).sum(axis=1)
-    share = contrast.share
-    kept = np.where(np.abs(contrast.importance) <= threshold, contrast.importance, 0.0)
-    squares = np.square(share * kept)
-    total = float(squares.sum())
-    rows = total**2 / float(np.square(squares).sum()) if total > 0 else 0.0
-    near = float((squares * np.square(amount)).sum()) / total if total > 0 else 0.0
-    inverse = share / contrast.log.propensity
-    overall = float((inverse * np.square(amount)).sum() / inverse.sum())
-    mean_square = (rows * near + _PRIOR_ROWS * overall) / (rows + _PRIOR_ROWS)
-    n = len(share)
-    correction = float((np.square(share[contrast.known]) * second_moment).mean()) * mean_square
-    centred = share * (expected - contrast.mean(expected))
-    spread = float(np.square(centred).sum()) / max(n - 1, 1)
-    return (correction + spread) / n

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 
 from llmrouter.engine import RoutingEngine
 from llmrouter.evaluation import LoggedDecisions, OffPolicyResult, off_policy_estimate
+from llmrouter.evaluation._off_policy import Method
 from llmrouter.exceptions import ConfigError, DataError
 from llmrouter.learning._decided import decided_by, union_of_models, widened
 from llmrouter.learning._gate_needed import Needed, needed_for
@@ -36,7 +37,8 @@ class GateVerdict:
     rows : int
         Judged decisions used.
     effective_rows : float
-        Effective sample size of the difference.
+        Effective sample size of the difference: of what the new router would do, or of what the live one would, the
+        smaller.
     disagreement : float
         Share of requests that the two decide differently.
     reasons : tuple of str
@@ -81,7 +83,9 @@ class Gate:
     The difference of their utilities is estimated doubly robustly (Dudik et al., arXiv 1103.4601) on the same rows:
     where both decide alike nothing is at stake, so what counts is how often the log holds what the new one would do
     where they differ. The lower bound is one-sided at `confidence`: a router that is no better passes in about
-    ``1 - confidence`` of the trials or fewer.
+    ``1 - confidence`` of the trials or fewer. It allows for what such logs do to a normal bound: a few rare decisions
+    carry the estimate, and where none of their bad answers has come up yet the gain looks larger than it is and surer
+    too (`llmrouter.evaluation._off_policy_moments`).
 
     Parameters
     ----------
@@ -90,7 +94,8 @@ class Gate:
     margin : float
         Gain in utility that must be exceeded.
     least_rows : float
-        Effective sample size of the difference below which nothing is promoted.
+        Effective sample size of the difference below which nothing is promoted. With fewer a log may well hold no bad
+        answer of the new router by luck, and then no interval that is made from the log knows of any.
     gain, power : float
         What `Needed` is computed for: a gain of that size beyond the margin is to be found with that probability.
     router : str
@@ -101,7 +106,7 @@ class Gate:
 
     confidence: float = 0.95
     margin: float = 0.0
-    least_rows: float = 10.0
+    least_rows: float = 30.0
     gain: float = 0.02
     power: float = 0.8
     router: str = DEFAULT_ROUTER
@@ -126,6 +131,7 @@ class Gate:
         *,
         model: FloatArray | None = None,
         models: tuple[str, ...] = (),
+        methods: Sequence[Method] | None = None,
     ) -> GateVerdict:
         """Compare two policies given by their probabilities, each (n, m), on a log whose rewards are utilities.
 
@@ -139,13 +145,23 @@ class Gate:
             Expected utilities, cross-fitted (`cross_fitted`); without it the estimate is IPS, and much wider.
         models : tuple of str, length m, optional
             Names, for the verdict.
+        methods : sequence of str, optional
+            Which estimates `results` holds; by default all. It is decided by ``dr`` (``ips`` without a model), which
+            must be among them.
 
         Raises
         ------
+        ConfigError
+            If the method that decides is not among `methods`.
         DataError
             If shapes disagree or fewer than two decisions are usable.
         """
-        result = off_policy_estimate(log, new, baseline=live, model=model, confidence=self._two_sided, seed=self.seed)
+        decides = "ips" if model is None else "dr"
+        if methods is not None and decides not in methods:
+            raise ConfigError(f"methods must hold {decides!r}, by which the gate decides; got {', '.join(methods)}")
+        result = off_policy_estimate(
+            log, new, baseline=live, model=model, methods=methods, confidence=self._two_sided, seed=self.seed
+        )
         return self._verdict(result, log, new, live, models=models)
 
     def judge(
@@ -320,6 +336,8 @@ class Gate:
                 gain=self.gain + self.margin,
                 standard_error=found.standard_error,
                 target_error=self.gain / (normal.inv_cdf(self.confidence) + normal.inv_cdf(self.power)),
+                # So many that chance leaves fewer than the least in one log of 1 - power.
+                least_rows=self.least_rows + normal.inv_cdf(self.power) * math.sqrt(self.least_rows),
                 models=models,
                 tasks=tuple(task for task, used in zip(tasks, usable.tolist(), strict=True) if used) if tasks else (),
             )

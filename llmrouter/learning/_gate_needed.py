@@ -12,7 +12,7 @@ from llmrouter.evaluation import LoggedDecisions
 from llmrouter.types import FloatArray
 
 SHARES = (0.02, 0.05, 0.1, 0.2)
-"""Shares of exploration for which the verdict says how many requests would be needed."""
+"""Shares of exploration, and of a trial, for which the verdict says how many requests would be needed."""
 _WIDEST_VARIANCE = 0.25
 """Of a quality in [0, 1]; taken where nothing was seen."""
 
@@ -29,6 +29,9 @@ class Needed:
         Judged requests in all, logged as these were; None where no number of them would do.
     by_share : mapping of float to int
         Share of requests that chance decides, evenly among the others -> judged requests in all.
+    by_trial : mapping of float to int
+        Share of requests that the new router decides on trial, as a canary, the others being decided as they were ->
+        judged requests in all. It tries only what is in question, so it needs far fewer.
     models : mapping of str to float
         Models that the new router chooses where the log never asked them -> share of all requests.
     tasks : mapping of str to float
@@ -38,6 +41,7 @@ class Needed:
     gain: float
     requests: int | None
     by_share: Mapping[float, int]
+    by_trial: Mapping[float, int] = field(default_factory=dict)
     models: Mapping[str, float] = field(default_factory=dict)
     tasks: Mapping[str, float] = field(default_factory=dict)
 
@@ -47,6 +51,7 @@ class Needed:
             "gain": self.gain,
             "requests": self.requests,
             "by_share": {f"{share:g}": count for share, count in self.by_share.items()},
+            "by_trial": {f"{share:g}": count for share, count in self.by_trial.items()},
             "models": dict(self.models),
             "tasks": dict(self.tasks),
         }
@@ -60,10 +65,11 @@ def needed_for(
     gain: float,
     standard_error: float,
     target_error: float,
+    least_rows: float = 0.0,
     models: tuple[str, ...] = (),
     tasks: tuple[str | None, ...] = (),
 ) -> Needed:
-    """Return how much data would bring a difference's standard error down to `target_error`.
+    """Return how much data would bring a difference's standard error to `target_error`, on `least_rows` at least.
 
     The variance of a decision's residual is taken to stay as it was; what changes is how often the log holds what the
     new policy would do.
@@ -76,6 +82,8 @@ def needed_for(
         The two policies.
     gain, standard_error, target_error : float
         The gain that is to be found; the standard error at hand; the one that would find it.
+    least_rows : float
+        Effective decisions that either policy must have in the log where they differ.
     models, tasks : tuple of str
         Names of the m columns and of the n rows' tasks.
     """
@@ -88,14 +96,35 @@ def needed_for(
     short = {named[j]: float(by_model[j]) for j in np.argsort(-by_model).tolist() if by_model[j] > 0}
     by_task = _largest_tasks(lacking, tasks)
     if not np.abs(contrast).any():
-        return Needed(gain, None, {}, short, by_task)
+        return Needed(gain, None, {}, models=short, tasks=by_task)
     known = math.isfinite(standard_error) and standard_error > 0
     n = len(log)
-    requests = math.ceil(n * (standard_error / target_error) ** 2) if known and not short else None
     square = _squared_weight(contrast, log)
     noise = standard_error**2 * n / square if known and square > 0 else _WIDEST_VARIANCE
-    by_share = {share: math.ceil(noise * _square_at(share, contrast, live) / target_error**2) for share in SHARES}
-    return Needed(gain, requests, by_share, short, by_task)
+    differ = np.abs(contrast).any(axis=1)  # where they do not nothing is at stake
+    contrast, new, live, part = contrast[differ], new[differ], live[differ], float(differ.mean())
+    full = None if log.propensities is None else log.propensities[differ]
+    now = live if full is None else np.where(np.isfinite(full), full, live)
+    requests = None
+    if known and not short:
+        rows = 0.0 if full is None else least_rows / (part * _rows_in_one(now, contrast))
+        requests = math.ceil(max(n * (standard_error / target_error) ** 2, rows))
+
+    def asked(chances: Mapping[float, FloatArray]) -> dict[float, int]:
+        return {
+            share: math.ceil(
+                max(
+                    part * noise * _square_at(chance, contrast) / target_error**2,
+                    least_rows / (part * _rows_in_one(chance, contrast)),
+                )
+            )
+            for share, chance in chances.items()
+        }
+
+    others = max(live.shape[1] - 1, 1)
+    by_share = asked({share: (1 - share) * live + share * (1 - live) / others for share in SHARES})
+    by_trial = asked({share: (1 - share) * now + share * new for share in SHARES})
+    return Needed(gain, requests, by_share, by_trial, short, by_task)
 
 
 def _squared_weight(contrast: FloatArray, log: LoggedDecisions) -> float:
@@ -110,12 +139,16 @@ def _squared_weight(contrast: FloatArray, log: LoggedDecisions) -> float:
     return float(np.square(weight).mean())
 
 
-def _square_at(share: float, contrast: FloatArray, live: FloatArray) -> float:
-    """Return the same under the live policy with a share of requests dealt evenly to the models it would not take."""
-    others = max(live.shape[1] - 1, 1)
-    chance = (1 - share) * live + share * (1 - live) / others
+def _square_at(chance: FloatArray, contrast: FloatArray) -> float:
+    """Return the same if each model were asked with the given chances."""
     squares = np.square(contrast)
     return float(np.divide(squares, chance, out=np.zeros_like(squares), where=chance > 0).sum(axis=1).mean())
+
+
+def _rows_in_one(chance: FloatArray, contrast: FloatArray) -> float:
+    """Return how many effective decisions one request brings to the side of the contrast that has fewer."""
+    sides = [np.maximum(sign * contrast, 0.0) for sign in (1.0, -1.0)]
+    return min(float(side.sum(axis=1).mean()) ** 2 / max(_square_at(chance, side), 1e-300) for side in sides)
 
 
 def _largest_tasks(lacking: FloatArray, tasks: tuple[str | None, ...], *, most: int = 5) -> dict[str, float]:

@@ -306,6 +306,42 @@ def test_the_gate_tells_better_from_worse(population, made):
     assert promoted(made[0.02]) >= 6
 
 
+@pytest.mark.parametrize("design", ["explore", "trial"])
+def test_needed_requests_are_those_at_which_estimates_vary_little_enough(population, made, design):
+    figures = trials(
+        made[-0.05],
+        design,
+        2000,
+        count=60,
+        share=0.1,
+        population=population,
+        cost_weight=0.3,
+        confidence=0.95,
+        seed=0,
+    )
+    enough = 0.02 / (1.6449 + 0.8416)
+    assert figures["needed"] == pytest.approx(2000 * (figures["std_gain"] / enough) ** 2, rel=0.5)
+    assert figures["needed_best"] <= 1.1 * figures["needed"]
+    assert figures["needed_said"] == pytest.approx(figures["needed"], rel=0.35)
+
+
+def test_resumed_trials_keep_what_is_there():
+    options = argparse.Namespace(sets=["old"], requests=[500], trials=4, share=0.1, confidence=0.95, seed=0, router="r")
+    kept = {
+        "command": "python -m benchmarks.learning gate --data DIR --out DIR --trials 4 --requests 500 --seed 0",
+        "settings": {"router": "r", "share": 0.1, "confidence": 0.95, "trials": 4, "seed": 0},
+        "took_s": 100.0,
+        "sets": {"old": {"rows": []}},
+    }
+    document = gate.measure(options, kept)
+    assert document["sets"] == kept["sets"]
+    assert document["took_s"] >= 100
+    assert (document["command"], document["settings"]) == (kept["command"], kept["settings"])
+    options.seed = 1
+    with pytest.raises(ConfigError, match="--seed 0"):
+        gate.measure(options, kept)
+
+
 @given(st.integers(1, 300), st.data())
 @settings(max_examples=40, deadline=None)
 def test_intervals_of_rates_are_exact(count, data):

@@ -39,9 +39,9 @@ def test_a_worse_router_is_not():
 
 def test_margin_and_confidence_make_it_harder():
     log, new, live = log_of(n=400), engine(), engine(single="sums")
-    plain = Gate().judge(new, live, log)
+    plain = Gate(least_rows=10).judge(new, live, log)
     assert plain.promote
-    assert not Gate(margin=plain.low + 0.01).judge(new, live, log).promote
+    assert not Gate(least_rows=10, margin=plain.low + 0.01).judge(new, live, log).promote
     assert Gate(confidence=0.99).judge(new, live, log).low < plain.low
 
 
@@ -68,7 +68,7 @@ def test_without_exploration_the_missing_model_is_named():
 
 
 def test_needed_requests_would_do():
-    gate = Gate(gain=0.1)
+    gate = Gate(gain=0.1, least_rows=10)
     new, live = engine(), engine(single="sums")
     few = gate.judge(new, live, log_of(n=60, share=0.05))
     assert not few.promote
@@ -96,9 +96,53 @@ def test_false_promotions_and_power():
             reward = (random.random(n) < skill[np.arange(n), chosen]).astype(float)
             log = LoggedDecisions(chosen, reward, chance[np.arange(n), chosen], chance)
             model = np.tile([0.6, 0.45], (n, 1))
-            passed[name] += gate.compare(log, np.eye(2)[kind], live, model=model).promote
+            passed[name] += gate.compare(log, np.eye(2)[kind], live, model=model, methods=["dr"]).promote
     assert passed["worse"] <= 0.05 * trials
     assert passed["better"] >= 0.8 * trials
+
+
+def test_a_log_in_which_the_new_choice_hardly_came_up_settles_nothing():
+    """Two lucky answers of the new choice, and many of the live one's, are not enough effective decisions."""
+    n = 500
+    chance = np.tile([0.996, 0.004], (n, 1))
+    chosen = np.where(np.arange(n) < 2, 1, 0)
+    log = LoggedDecisions(chosen, chosen.astype(float), chance[np.arange(n), chosen], chance)
+    verdict = Gate().compare(log, np.eye(2)[np.ones(n, dtype=int)], np.eye(2)[np.zeros(n, dtype=int)])
+    assert not verdict.promote
+    assert verdict.effective_rows == pytest.approx(2.0)
+    assert "2.0 effective decisions, 30 are needed" in verdict.reasons[0]
+
+
+def drawn(n, *, seed, trial=0.0, share=0.2, m=5):
+    """Return a log of two kinds of prompts, the new and the live choices and a model; the gain is 0.3 of a tenth."""
+    random = np.random.default_rng(seed)
+    kind = (random.random(n) < 0.1).astype(int)
+    new, live = np.eye(m)[kind], np.eye(m)[np.zeros(n, dtype=int)]
+    chance = (1 - trial) * ((1 - share) * live + share * (1 - live) / (m - 1)) + trial * new
+    chosen = np.minimum((random.random(n)[:, None] > chance.cumsum(axis=1)).sum(axis=1), m - 1)
+    skill = np.where((kind[:, None] == 1) & (np.arange(m) == 1), 0.8, 0.5)
+    reward = (random.random(n) < skill[np.arange(n), chosen]).astype(float)
+    return LoggedDecisions(chosen, reward, chance[np.arange(n), chosen], chance), new, live, np.full((n, m), 0.5)
+
+
+@pytest.mark.parametrize("trial", [0.0, 0.2])
+def test_what_the_gate_says_is_needed_has_the_power_it_says(trial):
+    gate = Gate(gain=0.03)
+    log, new, live, model = drawn(1000, seed=0)
+    needed = gate.compare(log, new, live, model=model, methods=["dr"]).needed
+    requests = needed.by_trial[trial] if trial else needed.requests
+    passed = 0
+    for seed in range(1, 61):
+        log, new, live, model = drawn(requests, seed=seed, trial=trial)
+        passed += gate.compare(log, new, live, model=model, methods=["dr"]).promote
+    assert 38 <= passed <= 58
+    assert needed.by_trial[0.2] < needed.requests / 2, "a trial tries only what is in question"
+
+
+def test_the_method_that_decides_must_be_estimated():
+    log, new, live, model = drawn(50, seed=0)
+    with pytest.raises(ConfigError, match="must hold 'dr'"):
+        Gate().compare(log, new, live, model=model, methods=["ips"])
 
 
 def test_a_model_new_to_the_pool_is_without_support():
@@ -127,14 +171,14 @@ def test_trusted_weights_leave_rows_out():
     new, live = engine(), engine(single="sums")
     assert not Gate().judge(new, live, spoiled).promote
     weight = (np.arange(800) % 2 == 0).astype(float)
-    assert Gate().judge(new, live, spoiled, weight=weight).promote
+    assert Gate(least_rows=10).judge(new, live, spoiled, weight=weight).promote
 
 
 def test_the_verdict_is_json():
     document = Gate().judge(engine(), engine(single="sums"), log_of(n=100, share=0.0)).document()
     read = json.loads(json.dumps(document, allow_nan=False))
     assert read["promote"] is False
-    assert set(read["needed"]) == {"gain", "requests", "by_share", "models", "tasks"}
+    assert set(read["needed"]) == {"gain", "requests", "by_share", "by_trial", "models", "tasks"}
     assert read["results"]["utility"]["supported"] is False
 
 
