@@ -190,6 +190,7 @@ def load(
         Or one of its subclasses: not an artifact, damaged, made with another encoder, or its routers do not expect here
         what they expected where they were made (see `self_check`).
     """
+    folder = folder.resolve()  # a link that moves meanwhile must not give parts of two artifacts
     manifest = read_manifest(folder)
     try:
         spec = EncoderSpec(**json.loads((folder / "encoder" / "config.json").read_bytes()))

@@ -36,6 +36,7 @@ from llmrouter.policy import Policy, UtilityPolicy
 from llmrouter.registry import parse_spec
 from llmrouter.routers import weighted_mean
 from llmrouter.types import FloatArray, ModelCard, Outcome, Price
+from training.from_log_leftovers import remove_leftovers
 from training.from_log_tuning import LogTuning, tune_on_log
 from training.train import calibration_of, fit
 
@@ -147,8 +148,10 @@ def train_from_log(
     settings = settings or LogTraining()
     if not 0 < settings.holdout < 1:
         raise ConfigError(f"must lie between 0 and 1; got {settings.holdout!r}", path="--holdout")
+    if left := remove_leftovers(out):
+        say(f"removed {left} half-written leftovers of earlier trainings")
     policy = UtilityPolicy() if policy is None else policy
-    live = _live(out) if live is None else live
+    live = _live(out) if live is None else live.resolve()
     encoder_name, encoder_settings, encoder = _encoder(settings, live)
     log = _judged(outcomes, encoder, settings, cards)
     pool = _cards(log, cards)
@@ -343,7 +346,9 @@ def _encoder(settings: LogTraining, live: Path | None) -> tuple[str, dict[str, A
 
 
 def _live(out: Path) -> Path | None:
-    return out / artifact.CURRENT if current_artifact(out) else None
+    """Return the folder that the link leads to now: another training may move it meanwhile."""
+    name = current_artifact(out)
+    return out / name if name else None
 
 
 def _reference(live: Path) -> float:

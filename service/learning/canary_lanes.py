@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llmrouter.exceptions import LLMRouterError
 from llmrouter.types import Decision, RoutingRequest
 from service.learning.canary_guard import CANARY
+from service.learning.canary_shared import SharedOutcomes
 from service.learning.canary_state import FILE_NAME, FileTrialStore, RedisTrialStore, TrialStore
 from service.learning.canary_trial import CanaryTrial, WithLog, counts_in
 from service.learning.shadow import EmbeddedEngine, Shadow
@@ -127,6 +128,7 @@ class Lanes:
             store=store,
             with_log=with_log,
             workers=counts_in(settings.server.workers),
+            shared=None if link is None else SharedOutcomes(link, engine.artifact_id),
         )
 
     def _live_id(self) -> str:

@@ -51,6 +51,8 @@ class CanarySettings(Section):
         `confidence`.
     interval_s : float
         How often judgements are read from the log, the guards are asked, and what other replicas did is looked at.
+        With a section `redis` errors, costs and latencies are counted over all replicas, else by each process for
+        itself.
     state : Path or None
         File in which the replicas of a machine tell each other how the trial stands, where there is no section `redis`;
         None is ``.canary.json`` beside the artifact's folder.

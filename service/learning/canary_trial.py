@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from llmrouter.outcomes import Event, OutcomeStore
     from llmrouter.types import Outcome, RoutingRequest
     from service.learning.canary_settings import CanarySettings
+    from service.learning.canary_shared import SharedOutcomes
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,8 @@ class CanaryTrial:
         Runs a job with the outcome store; see `Gateway.with_log`.
     workers : int
         Processes that count errors, costs and latencies each for themselves, and share the guards' doubts.
+    shared : SharedOutcomes, optional
+        Through which all replicas count them together; `workers` does not matter then.
     clock : callable, optional
         Seconds since the epoch; for tests.
     """
@@ -59,6 +62,7 @@ class CanaryTrial:
         store: TrialStore,
         with_log: WithLog,
         workers: int = 1,
+        shared: SharedOutcomes | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.settings = settings
@@ -67,6 +71,7 @@ class CanaryTrial:
         self.with_log = with_log
         self.trouble = self._told = ""
         self._store = store
+        self._shared = shared
         self._clock = clock
         self._state: TrialState | None = None
         self._unsaved = False
@@ -76,8 +81,8 @@ class CanaryTrial:
         self._guards = [
             Guard(
                 guard,
-                # Judgements are read from the log by every worker alike, the rest each counts for itself.
-                alpha=doubt / len(settings.guards) / (1 if guard.metric == "quality" else workers),
+                # What is shared every worker counts alike, judgements from the log; the rest each counts for itself.
+                alpha=doubt / len(settings.guards) / (1 if guard.metric == "quality" or shared else workers),
             )
             for guard in settings.guards
         ]
@@ -101,10 +106,22 @@ class CanaryTrial:
 
     def observe(self, outcome: Outcome) -> None:
         """Take in a request that has ended."""
+        if not self._counts_ends or not self._concerns(outcome):
+            return
+        if self._shared is not None:
+            self._shared.note(outcome, self._unit_of(outcome))
+        else:
+            self._take_end(outcome, self._unit_of(outcome))
+
+    def _take_end(self, outcome: Outcome, unit: str) -> None:
         if self._concerns(outcome):
             for guard in self._guards:
                 if guard.settings.metric != "quality":
-                    guard.take(outcome, self._unit_of(outcome))
+                    guard.take(outcome, unit)
+
+    @property
+    def _counts_ends(self) -> bool:
+        return any(guard.settings.metric != "quality" for guard in self._guards)
 
     def _concerns(self, outcome: Outcome) -> bool:
         state = self._state
@@ -165,11 +182,11 @@ class CanaryTrial:
     async def step(self) -> None:
         """Look at what other replicas did, read new judgements, ask the guards; what `start` repeats."""
         await self.refresh()
-        try:
-            if self._reads_log:
-                await self._read_judgements()
-        except LLMRouterError as error:
-            self._complain(str(error))
+        for read in (self._read_judgements, self._read_ends):
+            try:
+                await read()
+            except LLMRouterError as error:
+                self._complain(str(error))
         if not self.trouble:
             self._told = ""
         if self.status == "running" and self.artifact_id != self.live_id():
@@ -190,10 +207,6 @@ class CanaryTrial:
                 self.trouble = ""
         except LLMRouterError as error:
             self._complain(str(error))
-
-    @property
-    def _reads_log(self) -> bool:
-        return self.status == "running" and any(guard.settings.metric == "quality" for guard in self._guards)
 
     async def _watch(self) -> None:
         while True:
@@ -229,6 +242,8 @@ class CanaryTrial:
     def _begin(self, cursor: str) -> None:
         self._cursor = cursor
         self._guards = [Guard(guard.settings, alpha=guard.alpha) for guard in self._guards]
+        if self._shared is not None:
+            self._shared.begin()
 
     async def _save(self) -> None:
         if self._state is None:
@@ -245,7 +260,13 @@ class CanaryTrial:
         newest: str = await self.with_log(lambda store: store.last_event())
         return newest
 
+    async def _read_ends(self) -> None:
+        if self._shared is not None and self.status == "running" and self._counts_ends:
+            await self._shared.exchange(self._take_end)
+
     async def _read_judgements(self) -> None:
+        if self.status != "running" or all(guard.settings.metric != "quality" for guard in self._guards):
+            return
         for _ in range(_MOST_READS):
             events: Sequence[Event] = await self.with_log(lambda store: store.events(self._cursor, _EVENTS))
             for event in events:

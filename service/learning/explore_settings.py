@@ -26,7 +26,8 @@ class ExploreSettings(Section):
     usd_per_day : float or None
         What exploring may cost a UTC day: the expected cost of the models tried beyond that of those the policy would
         have chosen. When it is spent nothing is explored. Never exceeded by all replicas together where there is a
-        section `redis`; else each worker has its part of it, counted from its own start.
+        section `redis`; else each worker has its part of it, less its part of what the day's outcomes in the log have
+        cost (nothing is explored before these are read).
     max_extra_usd : float or None
         A model expected to cost that much more for the request is not tried.
     max_gap : float or None

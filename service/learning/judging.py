@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import copy
+from typing import TYPE_CHECKING
 
 from llmrouter.exceptions import BackendStreamError
-from llmrouter.pool import Timeouts, usage_from_body
+from llmrouter.pool import Timeouts
 from service.learning.answer import HeardAnswer
+from service.learning.judging_calls import JudgeCalls
 from service.limits.settings import Limits
 from service.limits.subjects import Subject
 
@@ -62,44 +63,47 @@ class GatewayJudge:
         Raises
         ------
         LimitExceededError
-            If the day's budget does not allow it.
+            If the day's budget, or the limits of one of the models, do not allow it.
         BackendError
             If a model could not be reached.
         """
-        judge = self._current(gateway)
-        pairwise = self.settings.mode == "pairwise"
+        name, against = self.settings.model, self.settings.against
+        pairwise = self.settings.mode == "pairwise" and against is not None
+        asked = JudgeCalls(gateway, name, request_id=call.request_id)
+        judge = self._current(gateway, asked)
         expected = judge.expected_cost_usd(question, answer, *([answer] if pairwise else []), calls=1 + pairwise)
         if pairwise:
             expected += self._against_costs(gateway, call)
         grant = await gateway.limiter.acquire(self._subjects, tokens=0, cost_usd=expected, request_id=call.request_id)
-        spent = 0.0
+        other_asked = JudgeCalls(gateway, against, request_id=call.request_id) if pairwise and against else None
         try:
-            if pairwise:
-                other, spent = await self._other_answer(gateway, call)
+            if other_asked is not None and against is not None:
+                other = await self._other_answer(other_asked, self._timeouts(gateway, against), call)
                 compared = await judge.compare(question, answer, other)
-                spent += compared.cost_usd
                 quality = None if compared.winner is None else _QUALITY[compared.winner]
             else:
-                judged = await judge.score(question, answer)
-                spent, quality = judged.cost_usd, judged.quality
+                quality = (await judge.score(question, answer)).quality
         finally:
+            # What was paid before a later call failed is paid.
+            spent = asked.spent_usd + (0.0 if other_asked is None else other_asked.spent_usd)
             await gateway.limiter.settle(grant, tokens=0, cost_usd=spent)
         return quality, spent
 
-    def _current(self, gateway: Gateway) -> LLMJudge:
-        """Return the judge over the backends in effect; what it knows outlives a reload of the pool."""
+    def _current(self, gateway: Gateway, calls: JudgeCalls) -> LLMJudge:
+        """Return the judge for one judgement; what it knows is common to all, and outlives a reload of the pool."""
         name = self.settings.model
         if self._judge is None:
             self._judge = self._make(
-                gateway.backends[name],
+                calls,
                 name=name,
                 price=gateway.cards[name].price,
                 rubric=self._rubric,
                 parameters=self.settings.parameters,
                 timeouts=self._timeouts(gateway, name),
             )
-        self._judge.backend, self._judge.price = gateway.backends[name], gateway.cards[name].price
-        return self._judge
+        judge = copy.copy(self._judge)
+        judge.backend, judge.price = calls, gateway.cards[name].price
+        return judge
 
     def _timeouts(self, gateway: Gateway, name: str) -> Timeouts:
         given, most = gateway.timeouts[name], self.settings.timeout_s
@@ -109,27 +113,13 @@ class GatewayJudge:
         price = gateway.cards[self.settings.against or ""].price
         return price.cost_usd(call.chat.routing.prompt_tokens, _LIKELY_OUTPUT_TOKENS)
 
-    async def _other_answer(self, gateway: Gateway, call: Call) -> tuple[str, float]:
-        name = self.settings.against or ""
+    async def _other_answer(self, asked: JudgeCalls, timeouts: Timeouts, call: Call) -> str:
         body = {key: value for key, value in call.chat.body.items() if key not in _NOT_SENT}
-        answer = await gateway.backends[name].complete(body, timeouts=self._timeouts(gateway, name))
+        answer = await asked.complete(body, timeouts=timeouts)
         heard = HeardAnswer((), judged=True, max_bytes=len(answer.body))
         heard.whole(answer.body)
         text = heard.text()
         if text is None:
+            name = self.settings.against or ""
             raise BackendStreamError(f"{name}: the answer to compare with has no text", model=name)
-        return text, gateway.cards[name].price.cost_of(usage_from_body(answer.body)) or 0.0
-
-
-def conversation(body: Mapping[str, Any], *, otherwise: str) -> str:
-    """Return a chat as text: ``role: what was said``, message by message; `otherwise` where it is none."""
-    messages: Sequence[Mapping[str, Any]] = body.get("messages") or ()
-    said = [f"{message.get('role', '')}: {_said(message.get('content'))}" for message in messages]
-    return "\n\n".join(said) or otherwise
-
-
-def _said(content: object) -> str:
-    if isinstance(content, list):
-        parts = [part.get("text") or f"[{part.get('type', 'part')}]" for part in content if isinstance(part, Mapping)]
-        return "\n".join(map(str, parts))
-    return content if isinstance(content, str) else ""
+        return text

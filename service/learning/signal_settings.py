@@ -74,6 +74,9 @@ class VerifierSettings(Section):
 class JudgeSettings(Section):
     """A model of the pool that judges answers of the others. It reads prompts and answers.
 
+    Its calls, and those of `against`, count for the limits of these models (``limits.models``) like anybody's; where
+    they leave no room the answer is not judged.
+
     Attributes
     ----------
     model : str

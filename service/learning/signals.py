@@ -15,7 +15,8 @@ from llmrouter.outcomes import Feedback
 from llmrouter.types import CHARACTERS_PER_TOKEN
 from service.learning.answer import Check, HeardAnswer
 from service.learning.implicit import ImplicitSignals
-from service.learning.judging import GatewayJudge, conversation
+from service.learning.judging import GatewayJudge
+from service.learning.judging_calls import conversation
 from service.limits.refusals import LimitExceededError
 
 if TYPE_CHECKING:
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
     from llmrouter.verifiers import VerifierProcess
     from service.call import Call
     from service.gateway import Gateway
+    from service.learning.implicit_shared import Asked
     from service.learning.settings import LearningSettings
     from service.learning.signal_settings import JudgeSettings, VerifierSettings
+    from service.redis_link import RedisLink
     from service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -106,6 +109,26 @@ class Signals:
         if self._implicit is not None:
             for feedback in self._implicit.finished(call, outcome):
                 self._checks.spawn(self._store(gateway, IMPLICIT, feedback))
+            if (repeat := self._implicit.asked(call, outcome)) is not None:
+                self._repeated(gateway, self._implicit, repeat, outcome)
+
+    def _repeated(self, gateway: Gateway, implicit: ImplicitSignals, asked: Asked, outcome: Outcome) -> None:
+        """Judge the earlier answer that a request asks for again."""
+        if (link := gateway.link) is not None:
+            self._checks.spawn(self._repeated_anywhere(gateway, link, implicit, asked, outcome))
+        elif (feedback := implicit.retried(asked, outcome)) is not None:
+            self._checks.spawn(self._store(gateway, IMPLICIT, feedback))
+
+    async def _repeated_anywhere(
+        self, gateway: Gateway, link: RedisLink, implicit: ImplicitSignals, asked: Asked, outcome: Outcome
+    ) -> None:
+        try:
+            feedback = await implicit.retried_anywhere(link, asked, outcome)
+        except Exception:
+            logger.exception("request %s: a fault in looking for what it repeats", outcome.request_id)
+            return
+        if feedback is not None:
+            await self._store(gateway, IMPLICIT, feedback)
 
     async def aclose(self) -> None:
         """Let what is under way end, for some seconds, and stop the processes."""
@@ -173,8 +196,8 @@ class Signals:
         question = conversation(call.chat.body, otherwise=call.chat.routing.text)
         try:
             quality, cost = await judge.judge(gateway, call, question, answer)
-        except LimitExceededError:
-            gateway.telemetry.signal(JUDGE, "budget")
+        except LimitExceededError as error:
+            gateway.telemetry.signal(JUDGE, "refused" if error.kind == "model" else "budget")
             return
         except (BackendError, KeyError) as error:
             gateway.telemetry.signal(JUDGE, "failed")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from llmrouter.exceptions import LLMRouterError
+from llmrouter.exceptions import ArtifactError, LLMRouterError
 from service.errors import APIError, json_response
 from service.keys import refusals
 from service.keys.principal import ADMIN, Principal
@@ -51,8 +51,9 @@ async def promote(request: Request) -> Response:
             status=_CONFLICT,
             code="canary_rolled_back",
         )
-    await asyncio.to_thread(_point_to_canary, gateway)
-    await trial.end("promoted", reason="asked for", by=f"key {principal.key_id}")
+    by = f"key {principal.key_id}"
+    await asyncio.to_thread(_point_to_canary, gateway, by)
+    await trial.end("promoted", reason="asked for", by=by)
     reloader = getattr(request.app.state, "reloader", None)
     if reloader is not None:
         result = await reloader.reload("promotion")
@@ -103,15 +104,16 @@ async def _trial(gateway: Gateway) -> CanaryTrial:
     return trial
 
 
-def _point_to_canary(gateway: Gateway) -> None:
-    """Set the link of the live artifact to the canary's folder.
+def _point_to_canary(gateway: Gateway, by: str) -> None:
+    """Set the link of the live artifact to the canary's folder, noted in the history, so that there is a way back.
 
     Raises
     ------
     APIError
-        409 if the live artifact is no link, or lies elsewhere.
+        409 if the live artifact is no link, or lies elsewhere, or the canary's folder is damaged.
     """
     from llmrouter import artifact
+    from llmrouter.learning import current_artifact, promote_artifact
 
     link = gateway.settings.router.artifact
     canary = gateway.settings.learning.canary
@@ -129,8 +131,12 @@ def _point_to_canary(gateway: Gateway) -> None:
             status=_CONFLICT,
             code="not_a_link",
         )
+    if current_artifact(folder.parent) == folder.name:
+        return  # asked for twice
     try:
-        artifact.promote(folder)
+        promote_artifact(folder, reason=f"canary promoted by {by}")
+    except ArtifactError as error:
+        raise APIError(f"The canary cannot be promoted: {error}", status=_CONFLICT, code="artifact_unusable") from error
     except OSError as error:
         raise APIError(
             f"The link {link} cannot be set ({error.strerror}); give the gateway the right to write its folder.",

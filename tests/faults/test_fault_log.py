@@ -1,4 +1,4 @@
-"""Gateway, reader of the log and Redis killed under load: no acknowledged judgement is lost or counted twice."""
+"""Gateway, trainer, reader and Redis killed under load: no acknowledged judgement is lost or counted twice."""
 
 from __future__ import annotations
 
@@ -22,19 +22,26 @@ from fault_gateway import eventually, pool_of, write_config
 from gateway_process import GatewayProcess
 from log_follower import whole_lines
 from soak_results import record
+from trainer import MOMENTS, Trainer, first_artifact, problems_of, training
 
+from llmrouter import artifact
 from llmrouter.exceptions import StoreError
+from llmrouter.learning import list_artifacts
 from llmrouter.outcomes import OutcomeStore, open_store
-from llmrouter.types import Outcome
+from llmrouter.types import ModelCard, Outcome, Price
 
 CLIENTS = 8
+THINKS_S = 0.1
+ENOUGH = 100
+"""Judgements; a training needs half of them."""
+MODELS = ("alpha", "beta")
 FOLLOWER = Path(__file__).with_name("log_follower.py")
 PATIENCE_S = 90.0
 
 
 @dataclass
 class Trial:
-    """A gateway, a reader of its log and clients that judge every answer.
+    """A gateway, a trainer on its log, a reader of it, and clients that judge every answer.
 
     Attributes
     ----------
@@ -48,6 +55,10 @@ class Trial:
         Of the log.
     redis : RedisServer or None
         Where the log is in one.
+    trainer : Trainer
+        Trains all the time; what it writes the gateway takes in.
+    patient : bool
+        Let a training come to its end before each kill of the reader.
     acknowledged : dict of str to float
         Request -> quality, of the judgements that were acknowledged.
     statuses : Counter of str
@@ -61,6 +72,8 @@ class Trial:
     config: Path
     url: str
     redis: RedisServer | None
+    trainer: Trainer
+    patient: bool = False
     acknowledged: dict[str, float] = field(default_factory=dict)
     statuses: Counter[str] = field(default_factory=Counter)
     kills: Counter[str] = field(default_factory=Counter)
@@ -98,6 +111,7 @@ class Trial:
                 await asyncio.sleep(0.05)
             self.acknowledged[answer.request_id] = body["quality"]
             self.statuses[status] += 1
+            await asyncio.sleep(THINKS_S)
 
     async def judge(self, session: aiohttp.ClientSession, body: dict[str, Any]) -> str | None:
         """Send a judgement; return its status, None where it was not acknowledged."""
@@ -119,6 +133,9 @@ class Trial:
             self.follower.kill()
             self.follower.wait()
             self.start_follower()
+        elif what == "trainer":
+            moment = MOMENTS[(self.kills[what] - 1) % len(MOMENTS)]
+            await asyncio.to_thread(self.trainer.kill, moment, draw)
         else:
             assert self.redis is not None
             self.redis.kill()
@@ -131,23 +148,30 @@ class Trial:
     async def run(self, kills: int, seed: int) -> None:
         """Kill at random under load, then let all come to rest."""
         draw = random.Random(seed)
-        victims = ["gateway", "reader", "redis"] if self.redis is not None else ["gateway", "reader"]
+        victims = ["gateway", "trainer", "reader", *([] if self.redis is None else ["redis"])]
         plan = [victims[i % len(victims)] for i in range(kills)]
         draw.shuffle(plan)
         async with new_session() as session:
             clients = [asyncio.create_task(self.client(session, i)) for i in range(CLIENTS)]
             for what in plan:
+                if what == "reader" and self.patient:
+                    await asyncio.to_thread(self.trainer.finish)
                 await asyncio.sleep(draw.uniform(0.1, 1.0))
                 await self.kill(what, draw)
-            await asyncio.sleep(0.5)
+            async with asyncio.timeout(PATIENCE_S):
+                while len(self.acknowledged) < ENOUGH:  # noqa: ASYNC110 - nothing tells when
+                    await asyncio.sleep(0.05)
             self.stop.set()
             await asyncio.wait_for(asyncio.gather(*clients), PATIENCE_S)
         await asyncio.to_thread(self.rest)
 
     def rest(self) -> None:
-        """Wait until the log has all, and the reader too."""
+        """Wait until the log has all, and the reader too; and until the gateway has what the trainer wrote last."""
+        self.trainer.stop()
         with self.gateway.client() as client:
             assert eventually(lambda: client.get("/readyz").json()["log"]["status"] == "ok", within_s=30)
+            current = (self.trainer.out / "current").readlink().name
+            assert eventually(lambda: client.get("/readyz").json()["artifact"] == current, within_s=30)
         assert self.gateway.stop() == 0, self.gateway.output
         store = open_store(self.url)
         last = store.last_event()
@@ -169,6 +193,7 @@ def check(trial: Trial) -> dict[str, Any]:
     seen = [tuple(line.split()) for line in whole_lines(trial.seen)]
     assert seen == [(e.cursor, e.outcome.request_id, str(e.outcome.quality)) for e in events], "nor by who reads on"
     logged = {outcome.request_id: outcome for outcome in store.scan()}
+    trained = check_trainer(trial.trainer, list(logged.values()))
     orphans = judged_without_outcome(store, set(trial.acknowledged) - set(logged))
     lost = {
         name: quality
@@ -186,7 +211,25 @@ def check(trial: Trial) -> dict[str, Any]:
         "outcomes_of_killed_gateways_not_yet_written": len(orphans),
         "lost": len(lost),
         "counted_twice": 0,
+        "trainings": trained,
     }
+
+
+def check_trainer(trainer: Trainer, logged: list[Outcome]) -> dict[str, Any]:
+    """Assert that every artifact is whole, and that a training on the whole log names all that was judged."""
+    assert trainer.found.problems == []
+    named = trainer.train()
+    judged = [outcome for outcome in logged if outcome.quality is not None]
+    assert named["judged"] == len(judged)
+    assert named["models"] == dict(Counter(outcome.served_by for outcome in judged))
+    assert (named["since"], named["evaluated_until"]) == (min(o.time for o in judged), max(o.time for o in judged))
+    assert named["explored"] == sum(outcome.explored for outcome in judged)
+    assert problems_of(trainer.out) == []
+    listed = list_artifacts(trainer.out)
+    cards = [ModelCard(name, Price(1.0, 2.0)) for name in MODELS]
+    for one in listed:
+        artifact.load(trainer.out / one.id, cards)
+    return {**trainer.found.document(), "artifacts_loaded": len(listed), "last_names": named["judged"]}
 
 
 def judged_without_outcome(store: OutcomeStore, names: set[str]) -> dict[str, float | None]:
@@ -196,16 +239,29 @@ def judged_without_outcome(store: OutcomeStore, names: set[str]) -> dict[str, fl
     return {name: None if outcome is None else outcome.quality for name, outcome in found.items()}
 
 
-def run_trial(folder: Path, upstream: MisbehavingUpstream, *, redis: RedisServer | None, kills: int) -> dict[str, Any]:
+def run_trial(
+    folder: Path,
+    upstream: MisbehavingUpstream,
+    *,
+    redis: RedisServer | None,
+    kills: int,
+    seed: int = 0,
+    settle_s: float = 0.0,
+) -> dict[str, Any]:
     """Run a trial and return what it found."""
-    upstream.behaviours["alpha"] = echo
+    upstream.behaviours.update(dict.fromkeys(MODELS, echo))
+    out = folder / "artifacts"
+    router = {"artifact": str(first_artifact(out))}
     url = f"sqlite:///{folder}/outcomes.db" if redis is None else redis.url
     log = {"store": url, "flush_interval_s": 0.05, "spool": str(folder / "log.spool.jsonl")}
-    config = write_config(folder, pool_of(upstream.base_url, "alpha"), log=log)
+    learning = {"explore": {"share": 0.3}}
+    pool = pool_of(upstream.base_url, *MODELS)
+    config = write_config(folder, pool, log=log, router=router, learning=learning)
     with ExitStack() as stack:
-        trial = Trial(stack, folder, config, url, redis)
+        trainer = stack.enter_context(training(url, config, out, settle_s=settle_s))
+        trial = Trial(stack, folder, config, url, redis, trainer, patient=settle_s > 0)
         began = time.monotonic()
-        asyncio.run(trial.run(kills, seed=kills))
+        asyncio.run(trial.run(kills, seed=seed))
         found = check(trial)
     return {"log": "Redis, appendfsync always" if redis else "SQLite", **found, "seconds": time.monotonic() - began}
 
@@ -217,13 +273,13 @@ def durable() -> Any:
 
 
 def test_kills_with_the_log_in_redis(tmp_path: Path, upstream: MisbehavingUpstream, durable: RedisServer) -> None:
-    found = run_trial(tmp_path, upstream, redis=durable, kills=3)
-    assert found["kills"] == {"gateway": 1, "reader": 1, "redis": 1}
+    found = run_trial(tmp_path, upstream, redis=durable, kills=4)
+    assert found["kills"] == {"gateway": 1, "trainer": 1, "reader": 1, "redis": 1}
     assert found["acknowledged"] > 20
 
 
 def test_kills_with_the_log_in_sqlite(tmp_path: Path, upstream: MisbehavingUpstream) -> None:
-    found = run_trial(tmp_path, upstream, redis=None, kills=2)
+    found = run_trial(tmp_path, upstream, redis=None, kills=3)
     assert found["acknowledged"] > 20
 
 
@@ -265,12 +321,14 @@ def test_a_log_that_redis_may_lose_is_said_aloud(tmp_path: Path, upstream: Misbe
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize(("where", "kills"), [("redis", 100), ("sqlite", 30)])
-def test_a_hundred_kills(tmp_path: Path, upstream: MisbehavingUpstream, where: str, kills: int) -> None:
+@pytest.mark.parametrize(
+    ("where", "kills", "seed"), [*(("redis", 25, seed) for seed in range(1, 5)), ("sqlite", 24, 5)]
+)
+def test_many_kills(tmp_path: Path, upstream: MisbehavingUpstream, where: str, kills: int, seed: int) -> None:
     with ExitStack() as stack:
         redis = stack.enter_context(RedisServer(durable=True)) if where == "redis" else None
-        found = run_trial(tmp_path, upstream, redis=redis, kills=kills)
-    record(f"learning log, {where}", found)
+        found = run_trial(tmp_path, upstream, redis=redis, kills=kills, seed=seed, settle_s=10.0)
+    record(f"learning log, {where}, trial {seed}", found)
     assert sum(found["kills"].values()) == kills
 
 

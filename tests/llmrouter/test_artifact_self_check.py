@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -114,3 +115,18 @@ def test_an_artifact_without_samples_passes(made, tmp_path):
     assert not (folder / "selfcheck.json").exists()
     assert artifact.self_check(folder, trained) == 0
     assert artifact.load(folder, CARDS).artifact_id == folder.name
+
+
+def test_a_link_that_moves_while_an_artifact_is_loaded_gives_the_first(made, tmp_path, monkeypatch):
+    first = shutil.copytree(made, tmp_path / made.name)
+    (tmp_path / "other").mkdir()
+    link = artifact.promote(first)
+    read = artifact.read_manifest
+
+    def moved_afterwards(folder):
+        manifest = read(folder)
+        artifact.promote(tmp_path / "other")
+        return manifest
+
+    monkeypatch.setattr(artifact, "read_manifest", moved_afterwards)
+    assert artifact.load(link, CARDS).artifact_id == made.name

@@ -102,7 +102,7 @@ def test_a_better_router_replaces_the_live_one_and_a_worse_one_does_not(tmp_path
     # One that learned from a log in which chance never asked the large model: it knows the small one only.
     first = run(outcomes(share=0.0, seed=1), tmp_path)
     assert first.promoted
-    better = run(outcomes(800), tmp_path)
+    better = run(outcomes(1600), tmp_path)
     assert better.verdict.promote
     assert better.promoted
     assert current_artifact(tmp_path) == better.folder.name

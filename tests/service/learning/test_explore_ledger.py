@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from contracts.redis_server import RedisServer
 
-from service.learning.explore_ledger import LeasedLedger
+from service.learning.explore_ledger import RedisLedger
 from service.limits.settings import RedisSettings
 from service.redis_link import RedisLink, RedisUnavailableError
 
@@ -30,7 +30,7 @@ async def link(server: RedisServer) -> AsyncIterator[RedisLink]:
 
 
 async def test_all_replicas_together_keep_to_the_day(link: RedisLink) -> None:
-    ledgers = [LeasedLedger(link, 1.0, clock=lambda: DAY) for _ in range(4)]
+    ledgers = [RedisLedger(link, 1.0, clock=lambda: DAY) for _ in range(4)]
     spent = 0.0
     for _ in range(200):
         await asyncio.gather(*(ledger.renew() for ledger in ledgers))
@@ -46,7 +46,7 @@ async def test_all_replicas_together_keep_to_the_day(link: RedisLink) -> None:
 
 async def test_a_new_day_begins_with_nothing_held_of_the_old(link: RedisLink) -> None:
     now = [DAY * 3]
-    ledger = LeasedLedger(link, 1.0, clock=lambda: now[0])
+    ledger = RedisLedger(link, 1.0, clock=lambda: now[0])
     assert ledger.left_usd() == 0.0, "nothing before it was granted"
     assert await ledger.renew() == pytest.approx(0.02)
     now[0] += DAY
@@ -56,11 +56,11 @@ async def test_a_new_day_begins_with_nothing_held_of_the_old(link: RedisLink) ->
 
 
 async def test_what_was_not_spent_is_given_back(link: RedisLink) -> None:
-    first = LeasedLedger(link, 0.02, clock=lambda: DAY)
+    first = RedisLedger(link, 0.02, clock=lambda: DAY)
     first.part_usd = 0.02
     await first.renew()
     first.charge(0.005)
-    second = LeasedLedger(link, 0.02, clock=lambda: DAY)
+    second = RedisLedger(link, 0.02, clock=lambda: DAY)
     assert await second.renew() == 0.0
     await first.aclose()
     second.part_usd = 0.02
@@ -68,7 +68,7 @@ async def test_what_was_not_spent_is_given_back(link: RedisLink) -> None:
 
 
 async def test_it_keeps_a_part_in_hand_and_does_without_redis(link: RedisLink, server: RedisServer) -> None:
-    ledger = LeasedLedger(link, 10.0)
+    ledger = RedisLedger(link, 10.0)
     ledger.start()
     ledger.start()
     async with asyncio.timeout(10):
@@ -88,7 +88,7 @@ async def test_it_keeps_a_part_in_hand_and_does_without_redis(link: RedisLink, s
 
 
 async def test_no_dollars_need_no_redis(link: RedisLink) -> None:
-    ledger = LeasedLedger(link, 0.0)
+    ledger = RedisLedger(link, 0.0)
     ledger.start()
     assert ledger.left_usd() == 0.0
     assert await ledger.renew() == 0.0

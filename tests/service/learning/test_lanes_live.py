@@ -22,6 +22,7 @@ from gateway_process import MODELS, SUMS, GatewayProcess, make_artifact, write_c
 
 from llmrouter import artifact
 from llmrouter.encoders import load_encoder
+from llmrouter.learning import read_history, rollback_artifact
 from llmrouter.outcomes import OutcomeTable
 from llmrouter.types import Price
 from service.keys.manager import KeyManager
@@ -280,6 +281,25 @@ def test_a_promoted_canary_decides_for_all_and_a_rollback_is_heard_by_every_work
 
     eventually(everybody)
     assert all("x-llmrouter-lane" not in gateway.ask().headers for _ in range(20))
+    (move,) = read_history(pair[0].parent)
+    assert (move.action, move.artifact, move.previous) == ("promote", pair[1].name, pair[0].name)
+    assert move.reason.startswith("canary promoted by key ")
+    assert gateway.client.post("/admin/learning/canary/promote").status_code == 200
+    assert len(read_history(pair[0].parent)) == 1, "the second time changes nothing"
+    assert rollback_artifact(pair[0].parent).artifact == pair[0].name, "the way back is known"
+
+
+def test_a_canary_damaged_since_it_was_loaded_is_not_promoted(
+    serve: Callable[..., Gateway], pair: tuple[Path, Path]
+) -> None:
+    gateway = serve(canary=canary_of(pair[1]))
+    eventually(lambda: gateway.learning()["canary"]["status"] == "running")
+    (pair[1] / "cost.safetensors").write_bytes(b"damaged")
+    refused = gateway.client.post("/admin/learning/canary/promote")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "artifact_unusable")
+    assert (pair[0].parent / "current").resolve() == pair[0]
+    assert read_history(pair[0].parent) == ()
+    assert gateway.learning()["canary"]["status"] == "running"
 
 
 def test_only_administrators_see_and_change_it(serve: Callable[..., Gateway], pair: tuple[Path, Path]) -> None:

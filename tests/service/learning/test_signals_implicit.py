@@ -40,9 +40,10 @@ class Client:
             request_id=f"r{self.count}",
         )
         made = {"status": "ok", "latency_s": 1.0, "finish_reason": "stop", **outcome}
-        return self.signals.finished(
-            call, Outcome(f"r{self.count}", at, "m", key_id=key, conversation_id=session, **made)
-        )
+        ended = Outcome(f"r{self.count}", at, "m", key_id=key, conversation_id=session, **made)
+        asked = self.signals.asked(call, ended)
+        retry = None if asked is None else self.signals.retried(asked, ended)
+        return [*self.signals.finished(call, ended), *([] if retry is None else [retry])]
 
 
 def test_the_same_chat_again_is_a_retry() -> None:

@@ -238,6 +238,78 @@ def test_pairwise_compares_with_another_model(live: Start, upstream: Misbehaving
     assert eventually(gateway, answer, judged_by("judge:judge"))["quality"] == 0.0
 
 
+def waited(gateway: Live, kind: str, result: str, before: float = 0.0) -> None:
+    """Wait until a signal was counted once more."""
+    deadline = time.monotonic() + 10
+    while signals(gateway).get((kind, result), 0) <= before:
+        assert time.monotonic() < deadline, signals(gateway)
+        time.sleep(0.05)
+
+
+def calls_of(upstream: MisbehavingUpstream, model: str) -> int:
+    return sum(exchange.body["model"] == model for exchange in upstream.exchanges)
+
+
+@pytest.mark.parametrize(
+    ("models", "calls"),
+    [
+        ({"beta": {"rpm": 1}}, {"beta": 1, "judge": 2}),  # the second answer to compare with is not asked for
+        ({"judge": {"rpm": 3}}, {"beta": 2, "judge": 3}),  # the second answer is judged in one order only
+    ],
+)
+def test_calls_of_a_pairwise_judgement_count_for_the_models_limits(
+    models: dict[str, Any], calls: dict[str, int], live: Start, upstream: MisbehavingUpstream
+) -> None:
+    upstream.behaviours |= {"alpha": saying("from alpha"), "beta": saying("from beta")}
+    upstream.behaviours["judge"] = judge_saying('{"winner": "tie"}')
+    settings = {"model": "judge", "share": 1, "mode": "pairwise", "against": "beta"}
+    gateway = live("alpha", "beta", "judge", limits={**MEMORY, "models": models}, learning={"judge": settings})
+    first = gateway.chat("who is better?", model="alpha")
+    assert eventually(gateway, first, judged_by("judge:judge"))["quality"] == 0.5
+    before = signals(gateway).get(("judge", "refused"), 0.0)
+    second = gateway.chat("and who is better now?", model="alpha")
+    waited(gateway, "judge", "refused", before)
+    assert {name: calls_of(upstream, name) for name in calls} == calls
+    assert gateway.outcome(second)["quality"] is None
+    (limited,) = models
+    refused = gateway.chat("a client is refused as well", model=limited)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+
+
+def test_calls_of_a_judge_that_gives_scores_count_too_and_are_settled(
+    live: Start, upstream: MisbehavingUpstream
+) -> None:
+    upstream.behaviours["judge"] = judge_saying('{"score": 4}')
+    limits = {**MEMORY, "models": {"judge": {"concurrency": 1, "budget_usd": 1.0}}}
+    gateway = live("alpha", "judge", limits=limits, learning={"judge": {"model": "judge", "share": 1}})
+    cost = 0.0
+    for i in range(3):
+        answer = gateway.chat(f"question {i}", model="alpha")
+        cost += eventually(gateway, answer, judged_by("judge:judge"))["overhead_cost_usd"]
+    subjects = gateway.gateway.shared.subjects.of_model("judge")
+    (used,) = asyncio.run(gateway.gateway.limiter.usage(subjects))
+    assert used["in_flight"] == 0
+    assert used["spent_usd"] == pytest.approx(cost)
+
+
+def test_what_a_judgement_paid_before_it_failed_is_paid(live: Start, upstream: MisbehavingUpstream) -> None:
+    async def fails(exchange: Exchange) -> None:
+        await exchange.answer(b"no", status=500)
+
+    upstream.behaviours |= {"alpha": saying("from alpha"), "beta": saying("from beta"), "judge": fails}
+    settings = {"model": "judge", "share": 1, "mode": "pairwise", "against": "beta", "usd_per_day": 5.0}
+    gateway = live(
+        "alpha", "beta", "judge", limits={**MEMORY, "models": {"judge": {"rpm": 9}}}, learning={"judge": settings}
+    )
+    before = signals(gateway).get(("judge", "failed"), 0.0)
+    gateway.chat("who is better?", model="alpha")
+    waited(gateway, "judge", "failed", before)
+    judge = gateway.gateway.shared.signals._judge
+    assert judge is not None
+    (used,) = asyncio.run(gateway.gateway.limiter.usage(judge._subjects))
+    assert used["spent_usd"] > 0
+
+
 def test_truncation_and_retries(live: Start, upstream: MisbehavingUpstream) -> None:
     upstream.behaviours["alpha"] = saying(
         "Hello", choices=[{"index": 0, "message": {"role": "assistant", "content": "He"}, "finish_reason": "length"}]
