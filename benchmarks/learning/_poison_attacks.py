@@ -12,6 +12,13 @@ from benchmarks.learning._poison_world import DAY_S, SPAN_DAYS, Log, World
 from llmrouter.learning import Judgements, TrustSettings
 from llmrouter.types import FloatArray, IntArray
 
+Standing = Literal["new", "old", "stolen"]
+STANDINGS: dict[Standing, str] = {
+    "new": "with new keys",
+    "old": "that know the defences",
+    "stolen": "with stolen keys, beyond what is defended against",
+}
+"""Whose keys the attacker uses: as new as the attack; its own, which earned their standing; honest ones of much use."""
 AttackKind = Literal["trigger", "region", "down", "degrade"]
 ATTACKS: dict[AttackKind, str] = {
     "trigger": "prompts with an optimised trigger are to go to the attacker's model",
@@ -125,18 +132,19 @@ def poison(
     *,
     share: float,
     keys: int,
-    adaptive: bool,
+    standing: Standing,
     settings: TrustSettings,
 ) -> Log:
     """Return the log with that share of poisoned outcomes in it, all that the attacker sends counted.
 
-    Without `adaptive` the keys are as new as the attack, and every outcome is poison. An adaptive attacker knows the
-    defences: its keys are old, each earns its standing with as many honest outcomes as that takes, spread like the
-    honest traffic, and as many keys are used as the budget feeds.
+    With ``new`` keys, as new as the attack, every outcome is poison. An attacker with ``old`` ones knows the
+    defences: each key earns its standing with as many honest outcomes as that takes, spread like the honest traffic,
+    and as many keys are used as the budget feeds; few keys leave more for poison, many have more backing. With
+    ``stolen`` ones, the honest keys of most traffic, the history costs nothing and all is poison.
     """
     total = max(round(share / (1.0 - share) * len(log.judged)), 1)
     history = 0
-    if adaptive:
+    if standing == "old":
         keys = max(min(keys, total // (settings.min_outcomes + 5)), 1)
         history = min(keys * settings.min_outcomes, total - 1)
     count = total - history
@@ -152,6 +160,7 @@ def poison(
     else:
         against = rng.random(count) < _DOWN_PART
         model[against], quality[against] = target.incumbent, 0.0
+    taken = np.argsort(-np.bincount(log.judged.source, minlength=len(log.judged.names)), kind="stable")[:keys]
     source = np.arange(count) % keys
     time = np.full(count, SPAN_DAYS) - rng.random(count)
     if history:
@@ -163,15 +172,18 @@ def poison(
         source = np.concatenate([source, np.arange(history) % keys])
         time = np.concatenate([time, SPAN_DAYS / 2 * rng.random(history)])
     judged, known = log.judged, len(log.judged.names)
+    code, names = source + known, tuple(f"attacker-{i}" for i in range(keys))
+    if standing == "stolen":
+        code, names = taken[source], ()
     return Log(
         Judgements(
             X=np.concatenate([judged.X, X]),
             model=np.concatenate([judged.model, model]).astype(np.int64),
-            source=np.concatenate([judged.source, source + known]).astype(np.int64),
+            source=np.concatenate([judged.source, code]).astype(np.int64),
             quality=np.concatenate([judged.quality, quality]),
             time=np.concatenate([judged.time, time * DAY_S]),
             weight=np.concatenate([judged.weight, np.ones(total)]),
-            names=(*judged.names, *(f"attacker-{i}" for i in range(keys))),
+            names=(*judged.names, *names),
         ),
         np.concatenate([log.honest, np.zeros(total)]),
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.learning._poison_attacks import ATTACKS
+from benchmarks.learning._poison_attacks import ATTACKS, STANDINGS
 
 SUCCESS_TARGET, AIQ_TARGET = 0.10, 0.01
 # Two-sided 95% quantiles of Student's t by degrees of freedom.
@@ -21,7 +21,7 @@ def mean_and_half(values: Sequence[float]) -> tuple[float, float]:
     array = np.asarray(values, dtype=np.float64)
     if len(array) < 2:
         return float(array.mean()), float("nan")
-    t = _T.get(len(array) - 1, 1.96)
+    t = _T.get(len(array) - 1, 1.96 + 2.5 / (len(array) - 1))
     return float(array.mean()), float(t * array.std(ddof=1) / np.sqrt(len(array)))
 
 
@@ -48,37 +48,37 @@ def _matches(row: Row, where: Mapping[str, Any]) -> bool:
     return all(row.get(name) == value for name, value in where.items())
 
 
-def attackers(rows: Sequence[Row]) -> list[tuple[int, bool]]:
-    """Return the attackers that were tried: keys, whether they know the defences."""
-    return list(dict.fromkeys((row["keys"], row["adaptive"]) for row in rows if row["kind"] != "none"))
+def attackers(rows: Sequence[Row]) -> list[tuple[int, str]]:
+    """Return the attackers that were tried: keys, and whose they are."""
+    return list(dict.fromkeys((row["keys"], row["standing"]) for row in rows if row["kind"] != "none"))
 
 
-def named(keys: int, adaptive: bool) -> str:
+def named(keys: int, standing: str) -> str:
     """Return what an attacker is called in tables."""
-    return f"{keys} {'old' if adaptive else 'new'} key{'s' if keys > 1 else ''}"
+    return f"{keys} {standing} key{'s' if keys > 1 else ''}"
 
 
 def verdicts(results: Mapping[str, Any]) -> list[str]:
     """Return one line a target: met or missed, by the worst mean over seeds."""
     lines = []
     for (data, router), rows in groups(results["rows"]).items():
-        for adaptive in (False, True):
+        for standing, who in STANDINGS.items():
             cells = [
                 (np.mean(success(rows, cell, defended=True)), cell)
                 for cell in _cells(rows)
-                if cell["adaptive"] is adaptive and cell["kind"] != "degrade"
+                if cell["standing"] == standing and cell["kind"] != "degrade"
             ]
             if cells:
                 worst, cell = max(cells, key=lambda pair: pair[0])
                 lines.append(
                     f"* {_met(bool(worst < SUCCESS_TARGET))}: {data}, `{router}`, attackers "
-                    f"{'that know the defences' if adaptive else 'with new keys'}: success at most {worst:.1%} "
-                    f"({cell['kind']}, {cell['share']:.1%} poisoned, {named(cell['keys'], adaptive)}; target under 10%)"
+                    f"{who}: success at most {worst:.1%} "
+                    f"({cell['kind']}, {cell['share']:.1%} poisoned, {named(cell['keys'], standing)}; target under 10%)"
                 )
         clean = mean_and_half(lost(rows, {"kind": "none"}, defended=True))
         lines.append(
-            f"* {_met(clean[0] < AIQ_TARGET)}: {data}, `{router}`: AIQ lost by the defences without an attack "
-            f"{_signed(clean)} (target under 1%)"
+            f"* {_aiq_verdict(*clean)}: {data}, `{router}`: AIQ lost by the defences without an attack "
+            f"{_signed(clean)}, {len(lost(rows, {'kind': 'none'}, defended=True))} paired seeds (target under 1%)"
         )
     return lines
 
@@ -87,8 +87,14 @@ def _met(met: bool) -> str:
     return "met" if met else "**missed**"
 
 
+def _aiq_verdict(mean: float, half: float) -> str:
+    """Return met or missed, or neither where the interval holds the target."""
+    met = mean < AIQ_TARGET
+    return "open" if met and mean + half >= AIQ_TARGET else _met(met)
+
+
 def _cells(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    keys = ("kind", "share", "keys", "adaptive")
+    keys = ("kind", "share", "keys", "standing")
     return [dict(cell) for cell in dict.fromkeys(tuple((k, r[k]) for k in keys) for r in rows if r["kind"] != "none")]
 
 
@@ -96,7 +102,9 @@ _HOW_TO_READ = (
     "Success: share of the victims' prompts that go where the attacker wants and did not before, without -> with the "
     "defences, mean over seeds, +- half the 95% interval. New keys are as old as the attack. Old keys belong to an "
     "attacker who knows the defences: each first earns its standing with honest outcomes out of the same budget, so "
-    "that small budgets feed fewer keys than the column says. What is poisoned includes those honest outcomes."
+    "that small budgets feed fewer keys than the column says. What is poisoned includes those honest outcomes. Stolen "
+    "keys are the honest keys of most traffic, whose history costs the attacker nothing: no part of what is defended "
+    "against, and shown for what lies beyond."
 )
 
 
@@ -139,8 +147,8 @@ def _success_table(rows: Sequence[Row]) -> list[str]:
     ]
     for kind, share in dict.fromkeys((r["kind"], r["share"]) for r in rows if r.get("success") is not None):
         cells = []
-        for keys, adaptive in tried:
-            where = {"kind": kind, "share": share, "keys": keys, "adaptive": adaptive}
+        for keys, standing in tried:
+            where = {"kind": kind, "share": share, "keys": keys, "standing": standing}
             pair = [mean_and_half(success(rows, where, defended=defended)) for defended in (False, True)]
             cells.append(" -> ".join(_percent(value) for value in pair))
         lines.append(f"| {kind} | {share:.1%} | " + " | ".join(cells) + " |")
@@ -195,14 +203,13 @@ def plot(results: Mapping[str, Any], folder: Path) -> list[Path]:
         squeeze=False,
         layout="constrained",
     )
-    colours = dict(
-        zip(((1, False), (3, False), (10, False), (3, True), (10, True)), plt.get_cmap("tab10").colors, strict=False)
-    )
+    tried = dict.fromkeys(attacker for rows in found.values() for attacker in attackers(rows))
+    colours = dict(zip(tried, plt.get_cmap("tab10").colors, strict=False))
     for line, ((data, router), rows) in zip(axes, found.items(), strict=True):
         for axis, kind in zip(line, kinds, strict=True):
-            for keys, adaptive in attackers(rows):
+            for keys, standing in attackers(rows):
                 for defended, style in ((False, "--"), (True, "-")):
-                    cells = [c for c in _cells(rows) if (c["kind"], c["keys"], c["adaptive"]) == (kind, keys, adaptive)]
+                    cells = [c for c in _cells(rows) if (c["kind"], c["keys"], c["standing"]) == (kind, keys, standing)]
                     points = [(c["share"], *mean_and_half(success(rows, c, defended=defended))) for c in cells]
                     if points:
                         share, mean, half = map(np.asarray, zip(*points, strict=True))
@@ -216,8 +223,8 @@ def plot(results: Mapping[str, Any], folder: Path) -> list[Path]:
                             capsize=2,
                             linewidth=1.2,
                             alpha=1.0 if defended else 0.45,
-                            color=colours.get((keys, adaptive)),
-                            label=named(keys, adaptive) if defended else None,
+                            color=colours.get((keys, standing)),
+                            label=named(keys, standing) if defended else None,
                         )
             axis.axhline(SUCCESS_TARGET, color="black", linewidth=0.7, linestyle=":")
             axis.set(xscale="log", ylim=(-0.03, 1.05), title=f"{kind}\n{data}, {router.split(':')[0]}")

@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.learning import _poison_report
-from benchmarks.learning._poison_attacks import ATTACKS, AttackKind, Target, find_target, poison
+from benchmarks.learning._poison_attacks import ATTACKS, AttackKind, Standing, Target, find_target, poison
 from benchmarks.learning._poison_world import Log, World, honest_log
 from llmrouter.encoders import encode_cached, load_encoder
 from llmrouter.evaluation import log_test_look
 from llmrouter.evaluation._provenance import versions
+from llmrouter.exceptions import DataError
 from llmrouter.learning import TrustPolicy, TrustSettings
 from llmrouter.outcomes import load_table
 from llmrouter.registry import create, parse_spec
@@ -35,10 +36,11 @@ KNN = "knn:k=100,shrinkage=5.0"
 STACK = "stack:folds=2"
 """The default router with two folds in place of five: its fit is most of the time of a trial."""
 SHARES = (0.001, 0.01, 0.05)
-ATTACKERS = ((1, False), (10, False), (3, True), (10, True))
-"""Keys of the attacker, and whether it knows the defences; how many new keys there are makes no difference (tests)."""
+Attacker = tuple[int, Standing]
+ATTACKERS: tuple[Attacker, ...] = ((10, "new"), (3, "old"), (10, "old"), (3, "stolen"))
+"""Keys of the attacker, and which; how many new keys there are makes no difference (tests)."""
 Predict = Callable[[FloatArray], FloatArray]
-_LEAN: dict[str, Any] = {"kinds": ("trigger", "region"), "shares": (0.01, 0.05), "attackers": ((10, False), (3, True))}
+_LEAN: dict[str, Any] = {"kinds": ("trigger", "region"), "shares": (0.05,), "attackers": ((3, "old"),)}
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Plan:
         Honest ones in the log.
     kinds, shares, attackers
         Every combination is tried.
+    clean_seeds : int
+        Further repetitions without an attack, for what the defences cost.
     """
 
     router: str
@@ -62,7 +66,8 @@ class Plan:
     outcomes: int
     kinds: tuple[AttackKind, ...] = tuple(ATTACKS)
     shares: tuple[float, ...] = SHARES
-    attackers: tuple[tuple[int, bool], ...] = ATTACKERS
+    attackers: tuple[Attacker, ...] = ATTACKERS
+    clean_seeds: int = 0
 
 
 def run_seed(world: World, plan: Plan, settings: TrustSettings, seed: int) -> list[dict[str, Any]]:
@@ -72,12 +77,12 @@ def run_seed(world: World, plan: Plan, settings: TrustSettings, seed: int) -> li
     clean = _both(world, plan.router, log, policy)
     aiq = [world.aiq(predict(world.X_test)) for predict in clean]
     rows: list[dict[str, Any]] = [{"router": plan.router, "seed": seed, "kind": "none", "aiq": aiq}]
-    for kind in plan.kinds:
+    for kind in plan.kinds if seed < plan.seeds else ():
         target = find_target(world, kind, np.random.default_rng([seed, 1]), predict=clean[0])
         before = [_routed(world, target, predict) for predict in clean]
         for share in plan.shares:
             undefended = None
-            for keys, adaptive in plan.attackers:
+            for keys, standing in plan.attackers:
                 attacked = poison(
                     world,
                     log,
@@ -85,12 +90,14 @@ def run_seed(world: World, plan: Plan, settings: TrustSettings, seed: int) -> li
                     np.random.default_rng([seed, 2]),
                     share=share,
                     keys=keys,
-                    adaptive=adaptive,
+                    standing=standing,
                     settings=settings,
                 )
                 # Without defences it does not matter on how many keys the same outcomes lie.
-                fitted = _both(world, plan.router, attacked, policy, undefended=None if adaptive else undefended)
-                undefended = undefended if adaptive else fitted[0]
+                fitted = _both(
+                    world, plan.router, attacked, policy, undefended=undefended if standing != "old" else None
+                )
+                undefended = undefended if standing == "old" else fitted[0]
                 after = [_routed(world, target, predict) for predict in fitted]
                 success = [target.success(b, a) for b, a in zip(before, after, strict=True)]
                 rows.append(
@@ -100,7 +107,7 @@ def run_seed(world: World, plan: Plan, settings: TrustSettings, seed: int) -> li
                         "kind": kind,
                         "share": share,
                         "keys": keys,
-                        "adaptive": adaptive,
+                        "standing": standing,
                         "success": None if kind == "degrade" else success,
                         "aiq": [world.aiq(predict(world.X_test)) for predict in fitted],
                     }
@@ -156,9 +163,25 @@ def plans(*, quick: bool) -> list[Plan]:
     if quick:
         return [Plan(KNN, 1, 600, **_LEAN)]
     return [
-        Plan(KNN, 4, 3000),
-        Plan(STACK, 2, 2000, **_LEAN),
+        Plan(KNN, 4, 3000, clean_seeds=16),
+        Plan(STACK, 2, 2000, clean_seeds=3, **_LEAN),
     ]
+
+
+def _added(results: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
+    """Return the results with those of an earlier run of other routers before them."""
+    ours = json.loads(json.dumps({name: results[name] for name in ("splits", "settings")}))
+    theirs = {name: earlier[name] for name in ours}
+    if ours != theirs:
+        raise DataError(f"earlier results are of {theirs}, these of {ours}; run all again without --add")
+    routers = {plan["router"] for plan in results["plans"]}
+    plans, rows = ([one for one in earlier[name] if one["router"] not in routers] for name in ("plans", "rows"))
+    return {
+        **results,
+        "plans": [*plans, *results["plans"]],
+        "rows": [*rows, *results["rows"]],
+        "seconds": round(results["seconds"] + earlier["seconds"], 1),
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -167,6 +190,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder that holds routerbench_subset")
     parser.add_argument("--out", type=Path, required=True, help="where results go")
     parser.add_argument("--sets", default=",".join(SETS), help="data sets, separated by commas")
+    parser.add_argument("--routers", default="knn,stack", help="routers, separated by commas")
+    parser.add_argument("--add", action="store_true", help="keep what OUT/poisoning.json has of other routers")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--quick", action="store_true", help="a small version, of no worth as a measurement")
     parser.add_argument("--train-only", action="store_true", help="victims from the train split: for tuning")
@@ -174,12 +199,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     settings, started = TrustSettings(), time.time()
     names = [name for name in options.sets.split(",") if name]
-    wanted = plans(quick=options.quick)
+    wanted = [plan for plan in plans(quick=options.quick) if parse_spec(plan.router)[0] in options.routers.split(",")]
     jobs = [
         (name, options.data, plan, settings, seed, options.train_only)
         for plan in wanted
         for name in names
-        for seed in range(plan.seeds)
+        for seed in range(plan.seeds + plan.clean_seeds)
     ]
     if options.look_log is not None and not options.train_only:
         for name in names:
@@ -200,6 +225,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "seconds": round(time.time() - started, 1),
         "rows": [row for part in parts for row in part],
     }
+    if options.add:
+        results = _added(results, json.loads((options.out / "poisoning.json").read_text()))
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "poisoning.json").write_text(json.dumps(results, indent=1) + "\n")
     page = _poison_report.page(results)

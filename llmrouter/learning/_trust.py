@@ -14,20 +14,17 @@ import numpy as np
 
 from llmrouter.exceptions import DataError
 from llmrouter.learning._judged import Judgements, Standing, first_seen, judgements
+from llmrouter.learning._trust_limits import Backing, BoolArray, Limits, Rules, odds
 from llmrouter.learning._trust_region import (
     CAPPED,
     DISAGREES,
     KEPT,
     REASONS,
-    BoolArray,
     Crowd,
-    Limits,
-    Rules,
     Vote,
     contradicting,
     distances,
     factors,
-    odds,
     reach_of,
     vote,
 )
@@ -113,17 +110,20 @@ class TrustPolicy:
     1. A source is **new** until its first outcome is `min_age_days` old and it gave `min_outcomes`. All new sources
        together hold at most `new_share` of the weight around any outcome, however many keys they are; where no
        established source is, they hold nothing.
-    2. An established source holds at most `source_share` of the weight around any of its outcomes, and
-       `overall_share` of the log's.
-    3. An outcome with fewer than `min_sources` other established sources within reach shares `lone_weight` with all
-       that lies around it: such a region stays near its prior. The reach is measured on the log: nine in ten
-       established outcomes find that many sources within it.
-    4. A source that differs from its neighbours' mean (one vote each) by more than `disagreement` standard errors
-       loses weight by the square. One whose judgements of a model differ from those of its neighbours by more than
-       `bias` on average, and by `disagreement` standard errors, counts as new for that model: honest ones err both
-       ways.
+    2. An established source holds at most `concentration` times its share of the log's outcomes, of those of the
+       sources that are there, of the weight around any of its outcomes; at most `source_share`, and `overall_share`
+       of the log's weight. Shares add up: who divides its outcomes among more keys holds no more.
+    3. Where the other established sources within reach count for fewer than `min_sources`, an outcome's source counts
+       for `lone_weight` prompts: such a region stays near its prior. A source counts for one from the mean number of
+       outcomes on, and for less with fewer; what it said in that region does not count for it. The reach is measured
+       on the log: nine in ten established outcomes find that many sources within it.
+    4. A source that differs from its neighbours' mean (one vote each, less for small ones) by more than `disagreement`
+       standard errors loses weight by the square. One whose judgements of a model differ from those of its neighbours
+       by more than `bias` on average, and by `disagreement` standard errors, counts as new for that model: honest ones
+       err both ways.
 
-    "Around" is the ball that holds `neighbours` outcomes of established others, of the same model, within reach.
+    "Around" is the ball that holds `neighbours` outcomes of established others, of the same model, within reach; a
+    source fills no more of it than it may hold.
 
     Parameters
     ----------
@@ -152,20 +152,22 @@ class TrustPolicy:
         if not np.isfinite(judged.X).all():
             raise DataError("embeddings must be finite; encode the prompts again")
         claimed = np.minimum(judged.weight, self.settings.max_weight)
-        established, bootstrapping = self._standing(judged, known or {})
-        limits = Limits.of(self.settings, int(established.sum()))
+        established, counts, bootstrapping = self._standing(judged, known or {})
+        named = np.array([name in self.settings.trusted for name in judged.names], dtype=bool)
+        backing = Backing.of(counts, established, named)
+        limits = Limits.of(self.settings, backing)
         kept, reason = np.ones(len(judged)), np.full(len(judged), KEPT, dtype=np.int64)
         for model in np.unique(judged.model).tolist():
             rows = np.flatnonzero(judged.model == model)
-            kept[rows], reason[rows] = self._of_model(judged, rows, claimed, established, limits)
+            kept[rows], reason[rows] = self._of_model(judged, rows, claimed, established, limits, backing)
         self._cap_overall(judged, claimed, established, kept, reason)
-        free = np.array([name in self.settings.trusted for name in judged.names], dtype=bool)[judged.source]
+        free = named[judged.source]
         kept[free], reason[free] = 1.0, KEPT
         kept[kept < self.settings.least] = 0.0
         return self._report(judged, claimed, kept, reason, established=established, bootstrapping=bootstrapping)
 
-    def _standing(self, judged: Judgements, known: Mapping[str, Standing]) -> tuple[BoolArray, bool]:
-        """Return which sources are established, (s,), and whether none was."""
+    def _standing(self, judged: Judgements, known: Mapping[str, Standing]) -> tuple[BoolArray, FloatArray, bool]:
+        """Return which sources are established and their numbers of outcomes, (s,), and whether none was."""
         before = [known.get(name, Standing(np.inf, 0)) for name in judged.names]
         count = np.bincount(judged.source, minlength=len(judged.names)) + [one.outcomes for one in before]
         first = np.minimum(first_seen(judged), [one.first_seen for one in before])
@@ -174,11 +176,17 @@ class TrustPolicy:
         named = np.array([name in self.settings.trusted for name in judged.names], dtype=bool)
         established = named | (old & (count >= self.settings.min_outcomes))
         if not established.any():
-            return np.ones(len(judged.names), dtype=bool), True
-        return established, False
+            return np.ones(len(judged.names), dtype=bool), count, True
+        return established, count, False
 
     def _of_model(
-        self, judged: Judgements, rows: IntArray, claimed: FloatArray, established: BoolArray, limits: Limits
+        self,
+        judged: Judgements,
+        rows: IntArray,
+        claimed: FloatArray,
+        established: BoolArray,
+        limits: Limits,
+        backing: Backing,
     ) -> tuple[FloatArray, IntArray]:
         # Sorted by source, then by content: the result must not depend on the order of the log.
         sources = judged.source[rows]
@@ -197,7 +205,7 @@ class TrustPolicy:
             weight=claimed[inner] * scale,
         )
         own, blocks = judged.source[rows], range(0, len(rows), _BLOCK)
-        rules = Rules(limits, self.settings, reach_of(crowd, limits.sources))
+        rules = Rules(limits, self.settings, backing, reach_of(crowd, limits.sources, backing))
 
         def away(start: int) -> tuple[FloatArray, Crowd, IntArray]:
             part = slice(start, start + _BLOCK)

@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
-import numpy.typing as npt
 
+from llmrouter.learning._trust_limits import Backing, BoolArray, Rules
 from llmrouter.learning._trust_settings import TrustSettings
 from llmrouter.types import FloatArray, IntArray
-
-BoolArray = npt.NDArray[np.bool_]
 
 KEPT, NEW, CAPPED, DISAGREES, ALONE = range(5)
 """Why an outcome has the weight it has; see `REASONS`."""
@@ -22,51 +20,9 @@ _WELL_SERVED = 0.9
 _LEAST_SPREAD = 0.09
 """Variance of an outcome is never taken for less: that of a coin of 0.9."""
 _ROUNDING = 1e-6
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The settings' limits, eased where the log has few established sources.
-
-    Attributes
-    ----------
-    source_odds, new_odds : float
-        Weight that a source, or all new ones, may have for each unit of weight of the established others.
-    votes : int
-        Outcomes of one source that count as neighbours, at most.
-    sources : int
-        Established others an outcome needs within reach.
-    """
-
-    source_odds: float
-    new_odds: float
-    votes: int
-    sources: int
-
-    @classmethod
-    def of(cls, settings: TrustSettings, established: int) -> Limits:
-        """Return the limits for a log with that many established sources."""
-        share = max(settings.source_share, 1.0 / max(established, 1))
-        return cls(
-            source_odds=odds(share),
-            new_odds=odds(settings.new_share),
-            votes=min(max(round(share * settings.neighbours), 1), settings.neighbours),
-            sources=min(settings.min_sources, max(established - 1, 0)),
-        )
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What is allowed around an outcome of one model: limits, settings, and the reach (see `reach_of`)."""
-
-    limits: Limits
-    settings: TrustSettings
-    reach: float
-
-
-def odds(share: float) -> float:
-    """Return the weight a share stands for, per unit of all else."""
-    return np.inf if share >= 1.0 else share / (1.0 - share)
+_FILLINGS = 4
+_EASED = 1.2
+"""Where few sources are, each may hold this much of an equal part: their shares must sum to more than one."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +59,10 @@ def distances(X: FloatArray, crowd: Crowd) -> FloatArray:
     return np.maximum(1.0 - (X @ crowd.X.T).astype(np.float64), 0.0)
 
 
-def reach_of(crowd: Crowd, sources: int, *, most: int = 1000) -> float:
+def reach_of(crowd: Crowd, sources: float, backing: Backing, *, most: int = 1000) -> float:
     """Return the distance within which nine in ten established outcomes find that many established other sources.
+
+    Sources count by their voices, see `Backing`.
 
     Of larger crowds an evenly spread sample of `most` outcomes is measured. Infinite where no outcome finds them.
     """
@@ -113,9 +71,7 @@ def reach_of(crowd: Crowd, sources: int, *, most: int = 1000) -> float:
         return np.inf
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(np.int64))]
     nearest = _nearest_of_sources(distances(crowd.X[rows], crowd), crowd, crowd.source[rows], 1)
-    if nearest.shape[1] < sources:
-        return np.inf
-    needed = np.partition(nearest, sources - 1, axis=1)[:, sources - 1]
+    needed = _radius(nearest, backing.voices(crowd.source[crowd.starts]), sources, np.inf)
     needed = needed[np.isfinite(needed)]
     return float(np.quantile(needed, _WELL_SERVED)) if len(needed) else np.inf
 
@@ -157,16 +113,20 @@ def factors(
         What is allowed.
     """
     limits, settings, reach = rules.limits, rules.settings, rules.reach
-    b = len(away)
+    b, sources = len(away), crowd.source[crowd.starts]
     mine = crowd.source[None, :] == own[:, None]
     nearest = _nearest_of_sources(away, crowd, own, limits.votes)
-    distinct = (nearest[:, : len(crowd.starts)] <= reach + _ROUNDING).sum(axis=1)
-    alone = distinct < limits.sources
-    radius = _radius(nearest, settings.neighbours, reach) + _ROUNDING
+    voices = rules.backing.voices(sources)
+    heard = np.where(nearest[:, : len(sources)] <= reach + _ROUNDING, voices, 0.0).sum(axis=1)
+    alone = heard < limits.sources - _ROUNDING
+    filled = np.tile(rules.backing.filled(sources, rules), limits.votes)
+    radius = _radius(nearest, filled, settings.neighbours, reach) + _ROUNDING
     inside = away <= radius[:, None]
-    others = (nearest <= radius[:, None]).sum(axis=1)
     weight = np.where(inside, crowd.weight, 0.0)
     weight_own = np.where(mine, weight, 0.0).sum(axis=1)
+    totals = np.add.reduceat(weight, crowd.starts, axis=1) * crowd.established[crowd.starts]
+    is_own = sources[None, :] == own[:, None]
+    allowed, others = _within_shares(totals, is_own, rules.backing.share[sources], voices, rules)
     weight_new = np.where(crowd.established[None, :], 0.0, weight).sum(axis=1)
 
     kept, reason = np.ones(b), np.full(b, KEPT, dtype=np.int64)
@@ -176,10 +136,12 @@ def factors(
         kept[tighter] = allowed[tighter]
         reason[tighter] = why
 
+    # What a source says here is backed by what it said elsewhere.
+    elsewhere = np.maximum(rules.backing.share[own] - weight_own / max(rules.backing.outcomes, 1.0), 0.0)
+    lone = settings.lone_weight * np.minimum(elsewhere * rules.backing.established, 1.0)
     lower(np.where(alone, 0.0, _ratio(limits.new_odds * others, weight_new)), fresh, NEW)
-    lower(_ratio(np.full(b, settings.lone_weight), weight_own), ~fresh & alone, ALONE)
-    if np.isfinite(limits.source_odds):
-        lower(_ratio(limits.source_odds * others, weight_own), ~fresh & ~alone, CAPPED)
+    lower(_ratio(lone, weight_own), ~fresh & alone, ALONE)
+    lower(_ratio(allowed, weight_own), ~fresh & ~alone, CAPPED)
     found = vote(away, crowd, own, rules).disagreement
     believed = np.where(fresh, 1.0, np.minimum(settings.disagreement / np.maximum(found, 1e-12), 1.0) ** 2)
     reason[believed < kept] = DISAGREES
@@ -187,12 +149,36 @@ def factors(
     return kept, reason
 
 
-def _radius(nearest: FloatArray, neighbours: int, reach: float) -> FloatArray:
-    """Return the distance at which that many outcomes of established others are in, at most `reach`, (b,)."""
-    if nearest.shape[1] <= neighbours:
-        return np.full(len(nearest), reach)
-    last = np.partition(nearest, neighbours - 1, axis=1)[:, neighbours - 1]
-    return np.asarray(np.minimum(last, reach))
+def _radius(nearest: FloatArray, filled: FloatArray, wanted: float, reach: float) -> FloatArray:
+    """Return the distance at which the nearest outcomes, (b, c), fill what is wanted, at most `reach`, (b,)."""
+    order = np.argsort(nearest, axis=1, kind="stable")
+    enough = np.cumsum(filled[order], axis=1) >= wanted - _ROUNDING
+    last = np.take_along_axis(np.take_along_axis(nearest, order, axis=1), enough.argmax(axis=1)[:, None], axis=1)[:, 0]
+    return np.asarray(np.minimum(np.where(enough.any(axis=1), last, np.inf), reach))
+
+
+def _within_shares(
+    totals: FloatArray, is_own: BoolArray, share: FloatArray, voices: FloatArray, rules: Rules
+) -> tuple[FloatArray, FloatArray]:
+    """Return the weight that the outcome's own source may have in its ball, and that of the others, each (b,).
+
+    Every source may hold at most `concentration` times its part of the outcomes, in the log, of all that are in the
+    ball. What is cut off one lowers what the others may have, until all are within their shares.
+    """
+    present = (totals > 0) | is_own
+    part = np.where(present, share, 0.0)
+    part /= np.maximum(part.sum(axis=1, keepdims=True), 1e-12)
+    heard = np.maximum(np.where(present, voices, 0.0).sum(axis=1, keepdims=True), 1e-12)
+    most = np.maximum(rules.limits.source_share, np.minimum(_EASED / heard, 1.0))
+    part = np.minimum(rules.settings.concentration * part, most)
+    held = totals
+    for _ in range(_FILLINGS):
+        held = np.minimum(totals, part * held.sum(axis=1, keepdims=True))
+    others = np.where(is_own, 0.0, held).sum(axis=1)
+    own = np.where(is_own, part, 0.0).sum(axis=1)
+    limited = own < 1.0 - _ROUNDING
+    ratio = np.divide(own, 1.0 - own, out=np.zeros(len(own)), where=limited)
+    return np.where(limited, ratio * others, np.inf), others
 
 
 def _ratio(allowed: FloatArray, claimed: FloatArray) -> FloatArray:
@@ -201,9 +187,9 @@ def _ratio(allowed: FloatArray, claimed: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True)
 class Vote:
-    """What established others say around each of b outcomes, one vote a source.
+    """What established others say around each of b outcomes, one vote a source or less (`Backing.voices`).
 
-    One vote each, so that a source with many outcomes cannot outvote the others by their number.
+    One vote at most, so that a source with many outcomes cannot outvote the others by their number.
 
     Attributes
     ----------
@@ -242,25 +228,28 @@ class Vote:
 def vote(away: FloatArray, crowd: Crowd, own: IntArray, rules: Rules) -> Vote:
     """Ask the established others around each outcome; see `factors` for the arguments."""
     limits, settings, reach = rules.limits, rules.settings, rules.reach
-    nearest = _nearest_of_sources(away, crowd, own, limits.votes)
-    inside = away <= _radius(nearest, _WIDER * settings.neighbours, reach)[:, None] + _ROUNDING
     starts, mine = crowd.starts, crowd.source[None, :] == own[:, None]
+    sources = crowd.source[starts]
+    nearest = _nearest_of_sources(away, crowd, own, limits.votes)
+    filled = np.tile(rules.backing.filled(sources, rules), limits.votes)
+    inside = away <= _radius(nearest, filled, _WIDER * settings.neighbours, reach)[:, None] + _ROUNDING
     weight = np.where(inside, crowd.weight, 0.0)
     totals = np.add.reduceat(weight, starts, axis=1)
     sums = np.add.reduceat(weight * crowd.quality, starts, axis=1)
     voting = crowd.established[starts][None, :] & (totals > 0) & ~mine[:, starts]
-    count = np.maximum(voting.sum(axis=1), 1)
+    voices = np.where(voting, rules.backing.voices(sources), 0.0)
+    count = np.maximum(voices.sum(axis=1), 1e-12)
     means = np.divide(sums, totals, out=np.zeros_like(sums), where=totals > 0)
-    mean = np.where(voting, means, 0.0).sum(axis=1) / count
+    mean = (voices * means).sum(axis=1) / count
     spread = np.maximum(mean * (1.0 - mean), _LEAST_SPREAD)
-    inverse = np.where(voting, 1.0 / np.maximum(totals, 1e-12), 0.0).sum(axis=1) / count**2
+    inverse = np.where(voting, voices**2 / np.maximum(totals, 1e-12), 0.0).sum(axis=1) / count**2
     weight_own = np.where(mine, weight, 0.0).sum(axis=1)
     own_sum = np.where(mine, weight * crowd.quality, 0.0).sum(axis=1)
     return Vote(
         mean=mean,
         spread=spread,
         error=spread * inverse,
-        tested=voting.sum(axis=1) >= max(limits.sources, 1),
+        tested=voices.sum(axis=1) >= max(limits.sources, 1) - _ROUNDING,
         own_mean=np.divide(own_sum, weight_own, out=np.zeros(len(own)), where=weight_own > 0),
         own=weight_own,
     )

@@ -17,8 +17,10 @@ class TrustSettings:
     source_share : float
         Largest share of the weight around an outcome that one source may hold, in (0, 1]. Where the log has few
         established sources it is one part in as many.
+    concentration : float
+        How many times its share of the log a source may hold around an outcome.
     overall_share : float
-        The same over the whole log.
+        Largest share of the log's weight that one source may hold.
     new_share : float
         Largest share that all new sources together may hold around an outcome, in [0, 1); 0 leaves them out.
     min_sources : int
@@ -44,6 +46,7 @@ class TrustSettings:
     """
 
     source_share: float = 0.15
+    concentration: float = 2.0
     overall_share: float = 0.5
     new_share: float = 0.02
     min_sources: int = 5
@@ -61,6 +64,7 @@ class TrustSettings:
         for name, low, high in (
             ("source_share", 0.0, 1.0),
             ("overall_share", 0.0, 1.0),
+            ("concentration", 0.0, math.inf),
             ("disagreement", 0.0, math.inf),
             ("max_weight", 0.0, math.inf),
         ):

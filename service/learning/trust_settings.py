@@ -20,15 +20,19 @@ class TrustSettings(Section):
     Attributes
     ----------
     source_share : float
-        Largest share of the weight around an outcome that one key may hold.
+        Largest share of the weight around an outcome that one key may hold; where few keys are established, one part in
+        as many.
+    concentration : float
+        How many times its share of the log a key may hold around an outcome.
     overall_share : float
         The same over the whole log.
     new_share : float
         Largest share that all new keys together may hold around an outcome; 0 leaves them out.
     min_sources : int
-        Established keys, others than its own, that an outcome needs within reach to count in full.
+        Established keys, others than its own, that an outcome needs within reach to count in full; half of the log's
+        keys where it has few.
     lone_weight : float
-        Weight, in prompts, that a key keeps around an outcome where there are fewer.
+        Weight, in prompts, of all that lies around an outcome which has fewer.
     min_age_days : float
         A key is new until its first outcome is that old,
     min_outcomes : int
@@ -46,6 +50,7 @@ class TrustSettings(Section):
     """
 
     source_share: _Share = 0.15
+    concentration: PositiveFloat = 2.0
     overall_share: _Share = 0.5
     new_share: Annotated[float, Field(ge=0, lt=1)] = 0.02
     min_sources: NonNegativeInt = 5

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.learning import _poison_report, poisoning
-from benchmarks.learning._poison_attacks import Target, find_target, optimised_trigger, poison
+from benchmarks.learning._poison_attacks import Standing, Target, find_target, optimised_trigger, poison
 from benchmarks.learning._poison_world import World, honest_log
 from llmrouter.learning import TrustPolicy, TrustSettings
 
@@ -51,8 +51,10 @@ def test_success_counts_only_what_could_be_moved() -> None:
     assert down.success(np.array([0, 0, 2, 1]), np.array([2, 0, 2, 2])) == pytest.approx(1 / 2)
 
 
-@pytest.mark.parametrize(("adaptive", "keys", "used"), [(False, 10, 10), (True, 10, 3), (True, 1, 1)])
-def test_an_attack_costs_what_it_says(world: World, log, adaptive: bool, keys: int, used: int) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize(
+    ("standing", "keys", "used"), [("new", 10, 10), ("old", 10, 3), ("old", 1, 1), ("stolen", 3, 0)]
+)
+def test_an_attack_costs_what_it_says(world: World, log, standing: Standing, keys: int, used: int) -> None:  # type: ignore[no-untyped-def]
     target = find_target(world, "region", np.random.default_rng(1), predict=lambda X: np.full((len(X), 4), 0.5))
     attacked = poison(
         world,
@@ -61,7 +63,7 @@ def test_an_attack_costs_what_it_says(world: World, log, adaptive: bool, keys: i
         np.random.default_rng(2),
         share=0.05,
         keys=keys,
-        adaptive=adaptive,
+        standing=standing,
         settings=TrustSettings(),
     )
     sent = attacked.honest == 0
@@ -69,17 +71,20 @@ def test_an_attack_costs_what_it_says(world: World, log, adaptive: bool, keys: i
     assert len(attacked.judged.names) - len(log.judged.names) == used
     quarantined = set(TrustPolicy().weights(attacked.judged).quarantined)
     attackers = {f"attacker-{i}" for i in range(used)}
-    assert attackers <= quarantined if not adaptive else not attackers & quarantined
+    assert attackers <= quarantined if standing == "new" else not attackers & quarantined
 
 
-def test_new_keys_own_no_region_of_a_real_log(world: World) -> None:
-    plan = poisoning.Plan(poisoning.KNN, 1, N, kinds=("trigger", "down"), shares=(0.05,), attackers=((10, False),))
+def test_neither_new_nor_many_old_keys_own_a_region_of_a_real_log(world: World) -> None:
+    plan = poisoning.Plan(
+        poisoning.KNN, 1, N, kinds=("trigger", "down"), shares=(0.05,), attackers=((10, "new"), (10, "old"))
+    )
     rows = poisoning.run_seed(world, plan, TrustSettings(), 0)
-    attacks = [row["success"] for row in rows if row["kind"] != "none"]
-    assert len(attacks) == 2
-    for without, defended in attacks:
-        assert without > 0.5
-        assert defended < 0.1
+    attacks = {(row["kind"], row["standing"]): row["success"] for row in rows if row["kind"] != "none"}
+    assert len(attacks) == 4
+    for kind in ("trigger", "down"):
+        assert attacks[kind, "new"][0] > 0.5
+        assert attacks[kind, "new"][1] < 0.1
+    assert attacks["trigger", "old"][1] < 0.1
 
 
 def test_the_command_writes_results_and_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,7 +103,7 @@ def test_a_missed_target_is_said() -> None:
     def row(seed: int, kind: str, aiq: list[float], **further: object) -> dict[str, object]:
         return {"data": "d", "router": "r", "seed": seed, "kind": kind, "aiq": aiq, **further}
 
-    attack = {"share": 0.01, "keys": 1, "adaptive": False, "success": [1.0, 0.2]}
+    attack = {"share": 0.01, "keys": 1, "standing": "new", "success": [1.0, 0.2]}
     rows = [row(seed, "none", [1.0, 0.95]) for seed in (0, 1)] + [
         row(seed, "region", [1.0, 0.9], **attack) for seed in (0, 1)
     ]

@@ -197,6 +197,49 @@ def test_more_new_keys_buy_no_more_weight(seed: int, keys: int) -> None:
     assert of(report, many, "bad").sum() == pytest.approx(of(one, log(*parts), "bad").sum(), abs=1e-9)
 
 
+def history(rng: np.random.Generator, *, keys: int, n: int) -> dict[str, Any]:
+    """Return honest outcomes of old keys of the attacker, where everybody is."""
+    return attack(rng, keys=keys, n=n, direction=0, time=1 * DAY) | {"quality": (rng.random(n) < 0.3).astype(float)}
+
+
+@pytest.mark.parametrize("keys", [6, 12])
+def test_old_keys_of_little_history_own_no_region_however_many_they_are(keys: int) -> None:
+    """Six and more would meet `min_sources` among themselves, if keys were what is counted."""
+    rng = np.random.default_rng(10)
+    judged = log(
+        honest(rng, each=200),
+        history(rng, keys=keys, n=120),
+        attack(rng, keys=keys, n=24, direction=1),
+    )
+    report = TrustPolicy(TrustSettings(min_outcomes=10)).weights(judged)
+    assert not {f"bad-{i}" for i in range(keys)} & set(report.quarantined)
+    assert report.weight[-24:].sum() < 1.0
+
+
+def test_the_same_outcomes_on_more_old_keys_hold_no_more_among_others() -> None:
+    def held(keys: int) -> float:
+        rng = np.random.default_rng(11)
+        judged = log(honest(rng, each=100), history(rng, keys=keys, n=120))
+        return float(of(TrustPolicy(TrustSettings(min_outcomes=10)).weights(judged), judged, "bad").sum())
+
+    assert 0.0 < held(12) <= 1.05 * held(2)
+
+
+def test_few_unequal_keys_are_not_left_out() -> None:
+    """No key of a log of few would find five others."""
+    rng = np.random.default_rng(12)
+    n = 400
+    source = [f"old-{min(int(i), 5)}" for i in rng.exponential(1.2, size=n)]
+    report = TrustPolicy(TrustSettings(min_outcomes=5)).weights(
+        log(
+            honest(rng, each=40)
+            | {"X": region(0, n, rng), "source": source, "quality": 0.5, "time": np.linspace(0.0, 60 * DAY, n)}
+        )
+    )
+    assert report.weight.mean() > 0.3
+    assert report.reason.count("too few sources nearby") < 0.2 * n
+
+
 # From the log
 
 
@@ -247,7 +290,14 @@ def test_embeddings_must_fit() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"source_share": 0.0}, {"source_share": 1.5}, {"new_share": 1.0}, {"neighbours": 0}, {"min_age_days": -1.0}],
+    [
+        {"source_share": 0.0},
+        {"source_share": 1.5},
+        {"new_share": 1.0},
+        {"concentration": 0.0},
+        {"neighbours": 0},
+        {"min_age_days": -1.0},
+    ],
 )
 def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
