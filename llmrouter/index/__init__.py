@@ -1,9 +1,40 @@
-"""Vector indexes: exact and FAISS behind one protocol."""
+"""Vector indexes: exact and approximate, in memory and on disk, behind one protocol."""
 
 from llmrouter.index._base import Neighbors, VectorIndex
 from llmrouter.index._create import create_index, load_index
 from llmrouter.index._exact import ExactIndex
 from llmrouter.index._faiss import FaissFlatIndex
 from llmrouter.index._faiss_check import check_faiss
+from llmrouter.index._kinds import KINDS, IndexKind, choose_kind, parse_kind
+from llmrouter.index._segmented import (
+    FlatIndex,
+    FP16Index,
+    HNSWIndex,
+    Int8Index,
+    IVFFlatIndex,
+    IVFPQIndex,
+    SegmentedIndex,
+)
+from llmrouter.index._stored import StoredIndex
 
-__all__ = ["ExactIndex", "FaissFlatIndex", "Neighbors", "VectorIndex", "check_faiss", "create_index", "load_index"]
+__all__ = [
+    "KINDS",
+    "ExactIndex",
+    "FP16Index",
+    "FaissFlatIndex",
+    "FlatIndex",
+    "HNSWIndex",
+    "IVFFlatIndex",
+    "IVFPQIndex",
+    "IndexKind",
+    "Int8Index",
+    "Neighbors",
+    "SegmentedIndex",
+    "StoredIndex",
+    "VectorIndex",
+    "check_faiss",
+    "choose_kind",
+    "create_index",
+    "load_index",
+    "parse_kind",
+]

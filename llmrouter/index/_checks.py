@@ -79,3 +79,15 @@ def checked_k(k: Any) -> int:
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
         raise VectorIndexError(f"k must be an integer >= 1, not {k!r}")
     return int(k)
+
+
+def checked_times(times: Any, count: int) -> FloatArray:
+    """Return `times`, one for all or one a row, as a float64 array of shape (count,) of finite values."""
+    try:
+        array = np.array(np.broadcast_to(np.asarray(times, dtype=np.float64), (count,)))
+    except (TypeError, ValueError) as error:
+        raise VectorIndexError(f"times must be a number or numbers of shape ({count},): {error}") from error
+    if not np.isfinite(array).all():
+        bad = int(np.flatnonzero(~np.isfinite(array))[0])
+        raise VectorIndexError(f"times[{bad}] is {array[bad]}; times must be finite seconds since 1970")
+    return array

@@ -6,13 +6,18 @@ import pytest
 
 from llmrouter.exceptions import ArtifactCorruptError, ConfigError, MissingExtraError
 from llmrouter.index import (
+    KINDS,
     ExactIndex,
     FaissFlatIndex,
+    FlatIndex,
+    IndexKind,
+    SegmentedIndex,
     _create,
     _exact,
     _faiss_check,
     _storage,
     check_faiss,
+    choose_kind,
     create_index,
     load_index,
 )
@@ -41,8 +46,70 @@ def without_faiss(monkeypatch, installed):
 
 def test_names():
     assert isinstance(create_index("exact", 4), ExactIndex)
-    with pytest.raises(ConfigError, match="unknown index 'hnsw'; one of .*exact"):
-        create_index("hnsw", 4)
+    with pytest.raises(ConfigError, match="unknown index 'tree'; one of auto, exact, .*hnsw"):
+        create_index("tree", 4)
+    with pytest.raises(ConfigError, match="unknown index 'tree:m=3'|unknown index 'tree'"):
+        create_index("tree:m=3", 4)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_kinds_by_name(name):
+    if name != "flat":
+        pytest.importorskip("faiss", reason="faiss is not installed")
+    index = create_index(name, 24)
+    assert isinstance(index, SegmentedIndex)
+    assert (index.kind.name, index.dimension, len(index)) == (name, 24, 0)
+
+
+def test_kinds_with_parameters():
+    pytest.importorskip("faiss", reason="faiss is not installed")
+    index = create_index("hnsw:m=16,recall=0.9", 4)
+    assert index.kind == IndexKind(name="hnsw", m=16, recall=0.9)
+    assert create_index("ivf-pq", 24).kind.code_bytes == 3
+    assert create_index("ivf-pq", 7).kind.code_bytes == 1
+    assert create_index("int8:keep=False", 24).kind.keeps_rows is False
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("hnsw:links=3", "index 'hnsw' has no parameter 'links'; one of code_bytes, ef_construction"),
+        ("hnsw:m=1", "m must be an integer >= 2, not 1"),
+        ("hnsw:m=many", "m must be an integer >= 2, not 'many'"),
+        ("hnsw:recall=1.0", "recall must be above 0 and below 1, not 1.0; 'flat' is exact"),
+        ("hnsw:keep=False", "keep=False: 'hnsw' has no codes"),
+        ("int8:keep=3", "keep must be True or False, not 3"),
+        ("ivf-flat:effort=0", "effort must be an integer >= 1, not 0"),
+        ("ivf-pq:code_bytes=5", "code_bytes=5 must divide the dimension 24"),
+        ("exact:m=3", "index 'exact'.*m"),
+        ("auto:m=3", "index 'auto' has no parameter 'm'; one of memory_gib, recall"),
+        ("auto:recall=2", "recall must be above 0 and at most 1, not 2"),
+        ("auto:memory_gib=-1", "memory_gib must be above 0, not -1"),
+        ("auto:recall=0.9,memory_gib=1e-9", "1,000,000 rows of dimension 24 at recall 0.9 need 0.0. GiB as 'ivf-pq'"),
+        ("auto:memory_gib=0.01", "as 'flat'; give more memory, or ask for a recall below 1"),
+    ],
+)
+def test_bad_specs_name_the_parameter_and_the_remedy(spec, message):
+    with pytest.raises(ConfigError, match=message):
+        create_index(spec, 24, rows=1_000_000)
+
+
+@pytest.mark.parametrize(
+    ("rows", "memory_gib", "recall", "expected"),
+    [
+        (10**6, None, 1.0, "flat"),
+        (10**4, None, 0.9, "flat"),
+        (10**6, None, 0.95, "hnsw"),
+        (10**6, 1.0, 0.95, "ivf-flat"),
+        (10**6, 0.5, 0.95, "int8"),
+        (10**6, 0.1, 0.95, "ivf-pq"),
+        (10**8, 24.0, 0.95, "ivf-pq"),
+    ],
+)
+def test_auto_keeps_to_memory_and_recall(rows, memory_gib, recall, expected):
+    kind = choose_kind(rows, 256, memory_gib=memory_gib, recall=recall)
+    assert kind.name == expected
+    assert memory_gib is None or rows * kind.bytes_per_row(256) <= memory_gib * 2**30
 
 
 def test_auto_takes_faiss_for_many_rows_only():
@@ -59,6 +126,14 @@ def test_auto_does_without_faiss(without_faiss):
 def test_missing_faiss_names_the_extra(without_faiss):
     with pytest.raises(MissingExtraError, match=r"pip install 'llmrouter-service\[cpu\]'"):
         create_index("faiss-flat", 4)
+    with pytest.raises(MissingExtraError, match=r"pip install 'llmrouter-service\[cpu\]'"):
+        create_index("hnsw", 4)
+
+
+def test_flat_segments_do_without_faiss(without_faiss):
+    index = FlatIndex(3)
+    index.add(np.arange(5000), np.random.default_rng(0).normal(size=(5000, 3)))
+    assert index.search(np.eye(3), 2).ids.shape == (3, 2)
 
 
 @pytest.mark.parametrize("gpu", ["faiss-gpu", "faiss-gpu-cu11", "faiss-gpu-cu12"])

@@ -1,0 +1,95 @@
+"""How vector indexes scale: ``python -m benchmarks.index``.
+
+Measures recall, latency, throughput, build time and memory of our kinds of index, and of usearch, hnswlib and
+scikit-learn where they are installed, each in a process of its own. Writes ``index.json`` and ``index.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.index.contenders import LARGE, OURS, PEERS, available
+from benchmarks.index.data import ENCODERS, embeddings
+from benchmarks.index.report import growth, page
+from benchmarks.learning._result_files import provenance, write_result
+from benchmarks.quality.run import RESULTS
+
+_LARGE_ROWS = 10_000_000
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.index", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sizes", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--dimensions", type=int, nargs="*", default=sorted(ENCODERS), choices=sorted(ENCODERS))
+    parser.add_argument("--indexes", nargs="*", default=[*OURS, *PEERS])
+    parser.add_argument("--large", action="store_true", help="and 10 million rows of 256 dimensions (hours, 24 GiB)")
+    parser.add_argument("--timeout-s", type=float, default=3 * 3600.0, help="for one index at one size")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=RESULTS / "index")
+    options = parser.parse_args(arguments)
+    for dimension in options.dimensions:
+        embeddings(dimension)  # once, so that the processes find them in the cache
+    skipped = [name for name in options.indexes if not available(name)]
+    jobs = [
+        {"index": name, "dimension": dimension, "rows": rows, "seed": options.seed}
+        for dimension in options.dimensions
+        for rows in options.sizes
+        for name in options.indexes
+        if name not in skipped
+    ]
+    if options.large:
+        jobs += [{"index": name, "dimension": 256, "rows": _LARGE_ROWS, "seed": options.seed} for name in LARGE]
+    rows: list[dict[str, Any]] = []
+    failed: dict[str, str] = {}
+    for job in jobs:
+        measured = _run(job, options.timeout_s)
+        label = f"{job['index']}, {job['rows']:,} x {job['dimension']}"
+        if isinstance(measured, str):
+            failed[label] = measured
+            print(f"{label}: {measured}", flush=True)
+            continue
+        rows.append(measured)
+        print(f"{label}: recall@100 {measured['recall_100']:.3f}, p50 {measured['p50_ms']:.3f} ms", flush=True)
+    words = sys.argv[1:] if arguments is None else arguments
+    document = {
+        **provenance(" ".join(["python -m benchmarks.index", *words])),
+        "seed": options.seed,
+        "rows": rows,
+        "growth": growth(rows),
+        "skipped": skipped,
+        "failed": failed,
+    }
+    write_result(options.out, "index", document, page(document))
+    return 0
+
+
+def _run(job: dict[str, Any], timeout_s: float) -> dict[str, Any] | str:
+    """Return what a process of its own measured, or why it did not."""
+    command = [sys.executable, "-m", "benchmarks.index.measure", json.dumps(job)]
+    # freed arrays go back to the system, so that resident memory is what is held
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    try:
+        done = subprocess.run(  # noqa: S603
+            command, capture_output=True, text=True, check=False, timeout=timeout_s, env=environment
+        )
+    except subprocess.TimeoutExpired:
+        return f"not done after {timeout_s:g} s"
+    if done.returncode != 0:
+        last = done.stderr.strip().splitlines()
+        return f"exit status {done.returncode}: {last[-1] if last else ''}"
+    measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return measured
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,211 @@
+"""Approximate search structures of FAISS over the rows of one segment."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llmrouter.index._faiss_check import load_faiss
+from llmrouter.index._kinds import IndexKind
+from llmrouter.types import FloatArray, IntArray
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Asked for beyond k, so that rows tied with the k-th are among the candidates.
+_SPARE = 16
+_TRIAL_QUERIES = 64
+_TRIAL_K = 100
+_TRIAL_NOISE = 0.1
+_MAX_OVERFETCH = 32
+# Points a centroid is trained on; more hardly moves it and costs in proportion.
+_POINTS_PER_LIST = 64
+_FIRST_EFFORT = {"hnsw": 32, "ivf-flat": 4, "ivf-pq": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """A FAISS index over positions 0..n-1 of a segment.
+
+    Attributes
+    ----------
+    kind : IndexKind
+        What it is.
+    faiss : object
+        The FAISS index.
+    held : object
+        What the FAISS index points into; kept alive with it.
+    effort : int
+        Candidates of the graph search, or lists looked into; 0 for scans.
+    overfetch : int
+        How many times k are fetched to be re-ranked.
+    """
+
+    kind: IndexKind
+    faiss: Any
+    held: Any = None
+    effort: int = 0
+    overfetch: int = 1
+
+    def candidates(self, queries: FloatArray, k: int, alive: FloatArray | None) -> IntArray:
+        """Return positions (n, c) of likely neighbours, -1 where there are fewer; `alive` (rows,) says which count.
+
+        Where fewer than `k` come back, as from short inverted lists, those queries are asked again with more effort.
+        """
+        living = self.faiss.ntotal if alive is None else int(alive.sum())
+        asked = min(self.overfetch * k + _SPARE, living)
+        if asked == 0:
+            return np.empty((len(queries), 0), dtype=np.int64)
+        found = self._ask(queries, asked, alive, self.effort)
+        effort, limit = self.effort, getattr(self.faiss, "nlist", self.faiss.ntotal)
+        short = np.flatnonzero(found[:, min(k, asked) - 1] < 0)
+        while len(short) and 0 < effort < limit:
+            effort = min(4 * effort, limit)
+            found[short] = self._ask(queries[short], asked, alive, effort)
+            short = short[found[short, min(k, asked) - 1] < 0]
+        return found
+
+    def _ask(self, queries: FloatArray, asked: int, alive: FloatArray | None, effort: int) -> IntArray:
+        library = load_faiss()
+        chosen: dict[str, Any] = {}
+        if alive is not None:
+            chosen["sel"] = library.IDSelectorBitmap(np.packbits(alive, bitorder="little"))
+        if self.kind.name == "hnsw":
+            parameters = library.SearchParametersHNSW(efSearch=max(effort, asked), **chosen)
+        elif self.kind.name in ("ivf-flat", "ivf-pq"):
+            parameters = library.SearchParametersIVF(nprobe=effort, **chosen)
+        else:
+            parameters = library.SearchParameters(**chosen)
+        positions: IntArray = self.faiss.search(queries, asked, params=parameters)[1]
+        return positions
+
+    def decode(self, positions: IntArray) -> FloatArray:
+        """Return the rows at `positions` as the codes say them, shape (len(positions), d)."""
+        if not len(positions):
+            return np.empty((0, self.faiss.d), dtype=np.float32)
+        rows: FloatArray = self.faiss.reconstruct_batch(np.ascontiguousarray(positions, dtype=np.int64))
+        return rows
+
+    def dump(self) -> memoryview:
+        """Return the structure as bytes, without the rows a graph points to."""
+        library = load_faiss()
+        writer = library.VectorIOWriter()
+        library.write_index(self.faiss, writer, library.IO_FLAG_SKIP_STORAGE if self.kind.name == "hnsw" else 0)
+        return memoryview(library.vector_to_array(writer.data)).cast("B")
+
+
+def build(kind: IndexKind, rows: FloatArray) -> Structure | None:
+    """Return a structure over `rows` (n, d), set to the kind's recall; None where a scan does as well."""
+    if kind.exact or len(rows) < kind.least_rows:
+        return None
+    with _threads(kind.threads):
+        return _calibrated(_trained(kind, rows), rows)
+
+
+def load(kind: IndexKind, path: Path, rows: FloatArray | None, *, effort: int, overfetch: int) -> Structure:
+    """Return the structure that `Structure.dump` gave, mapped from `path`; `rows` are what a graph points to."""
+    library = load_faiss()
+    index = library.read_index(os.fspath(path), library.IO_FLAG_MMAP_IFC)
+    held = None
+    if kind.name == "hnsw" and rows is not None:
+        held = flat_view(rows)
+        index.storage = held
+        index.own_fields = False
+    elif kind.name in ("ivf-flat", "ivf-pq"):
+        index.make_direct_map()
+    return Structure(kind, index, (held, rows), effort, overfetch)
+
+
+def flat_view(rows: FloatArray) -> Any:
+    """Return a FAISS flat index that reads `rows` (n, d) where they are, without a copy; they must outlive it."""
+    library = load_faiss()
+    flat = library.IndexFlatIP(rows.shape[1])
+    memory = np.asarray(rows).reshape(-1).view(np.uint8)
+    flat.codes = library.MaybeOwnedVectorUInt8.create_view(library.swig_ptr(memory), memory.nbytes, flat.codes.owner)
+    flat.ntotal = len(rows)
+    return flat
+
+
+def _trained(kind: IndexKind, rows: FloatArray) -> Structure:
+    library = load_faiss()
+    d, inner = rows.shape[1], library.METRIC_INNER_PRODUCT
+    if kind.name == "hnsw":
+        index = library.IndexHNSWFlat(d, kind.m, inner)
+        index.hnsw.efConstruction = kind.ef_construction
+        index.add(rows)
+        return Structure(kind, index)
+    if kind.name in ("fp16", "int8"):
+        code = library.ScalarQuantizer.QT_fp16 if kind.name == "fp16" else library.ScalarQuantizer.QT_8bit
+        index = library.IndexScalarQuantizer(d, code, inner)
+        index.train(rows)
+        index.add(rows)
+        return Structure(kind, index)
+    lists = min(kind.lists or 2 * int(len(rows) ** 0.5), len(rows))
+    coarse = library.IndexFlatIP(d)
+    if kind.name == "ivf-flat":
+        index = library.IndexIVFFlat(coarse, d, lists, inner)
+    else:
+        index = library.IndexIVFPQ(coarse, d, lists, kind.code_bytes, 8, inner)
+    index.cp.max_points_per_centroid = _POINTS_PER_LIST
+    index.cp.min_points_per_centroid = 1  # said by the caller's choice of lists; no warning to the terminal
+    index.train(rows)
+    index.add(rows)
+    index.make_direct_map()
+    return Structure(kind, index, coarse)
+
+
+def _calibrated(structure: Structure, rows: FloatArray) -> Structure:
+    """Return `structure` with the least effort and overfetch that reach the kind's recall on a trial.
+
+    The queries are some of the rows, moved a little; effort and overfetch are doubled, always the one that gains more.
+    Without kept rows nothing can be re-ranked, and fetching more does not help.
+    """
+    kind = structure.kind
+    generator = np.random.default_rng(len(rows))
+    picked = np.sort(generator.choice(len(rows), min(_TRIAL_QUERIES, len(rows)), replace=False))
+    base = rows[picked]
+    lengths = np.linalg.norm(base, axis=1, keepdims=True) / np.sqrt(rows.shape[1])
+    queries = (base + _TRIAL_NOISE * lengths * generator.standard_normal(base.shape)).astype(np.float32)
+    products = queries @ rows.T
+    k = min(_TRIAL_K, len(rows))
+    thresholds = np.partition(products, len(rows) - k, axis=1)[:, len(rows) - k]
+
+    lossy = not (kind.keeps_rows or kind.name == "ivf-flat")
+
+    def recall(effort: int, overfetch: int) -> float:
+        tried = Structure(kind, structure.faiss, structure.held, effort, overfetch)
+        found = tried.candidates(queries, k, None)
+        found = found[:, :k] if lossy else found  # nothing to re-rank by
+        ranked = np.where(found >= 0, np.take_along_axis(products, np.maximum(found, 0), axis=1), -np.inf)
+        return float(((ranked >= thresholds[:, None]).sum(axis=1).clip(max=k) / k).mean())
+
+    limit = getattr(structure.faiss, "nlist", len(rows))
+    effort = kind.effort or _FIRST_EFFORT.get(kind.name, 0)
+    overfetch, reached = 1, recall(effort, 1)
+    while reached < kind.recall:
+        steps = []
+        if kind.effort is None and effort and effort < limit:
+            steps.append((min(2 * effort, limit), overfetch))
+        if kind.keeps_rows and kind.name in ("ivf-pq", "fp16", "int8") and overfetch < _MAX_OVERFETCH:
+            steps.append((effort, 2 * overfetch))
+        if not steps:
+            break
+        reached, effort, overfetch = max((recall(*step), *step) for step in steps)
+    return Structure(kind, structure.faiss, structure.held, effort, overfetch)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Let FAISS use `count` threads for what this thread starts."""
+    library = load_faiss()
+    before = library.omp_get_max_threads()
+    library.omp_set_num_threads(count)
+    try:
+        yield
+    finally:
+        library.omp_set_num_threads(before)
