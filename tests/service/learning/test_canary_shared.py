@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +16,10 @@ from service.learning.canary_settings import CanarySettings
 from service.learning.canary_shared import SharedOutcomes
 from service.learning.canary_state import RedisTrialStore
 from service.learning.canary_trial import CanaryTrial
-from service.limits.settings import RedisSettings
 from service.redis_link import RedisLink
 
 NEW, OLD = "knn-new", "knn-old"
 GUARDS = [{"metric": metric, "min_outcomes": 50} for metric in ("error_rate", "cost", "latency")]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with RedisServer() as running:
-        yield running
-
-
-@pytest.fixture
-async def link(server: RedisServer) -> AsyncIterator[RedisLink]:
-    server.flush()
-    made = RedisLink(RedisSettings.model_validate({"url": server.url, "timeout_s": 1.0}))
-    yield made
-    await made.aclose()
 
 
 def trial(link: RedisLink, *, guards: Any = GUARDS) -> CanaryTrial:

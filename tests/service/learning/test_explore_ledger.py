@@ -3,30 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from contracts.redis_server import RedisServer
 
 from service.learning.explore_ledger import RedisLedger
-from service.limits.settings import RedisSettings
 from service.redis_link import RedisLink, RedisUnavailableError
 
 DAY = 86_400.0
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with RedisServer() as running:
-        yield running
-
-
-@pytest.fixture
-async def link(server: RedisServer) -> AsyncIterator[RedisLink]:
-    server.flush()
-    made = RedisLink(RedisSettings.model_validate({"url": server.url, "timeout_s": 1.0}))
-    yield made
-    await made.aclose()
 
 
 async def test_all_replicas_together_keep_to_the_day(link: RedisLink) -> None:

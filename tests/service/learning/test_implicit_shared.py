@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
 from contracts.misbehaving_upstream import MisbehavingUpstream
 from contracts.redis_server import RedisServer
 from live_gateway import start_gateway, well_behaved
@@ -18,27 +16,12 @@ from llmrouter.outcomes import Feedback
 from llmrouter.types import Outcome
 from service.learning.implicit import ImplicitSignals
 from service.learning.signal_settings import ImplicitSettings
-from service.limits.settings import RedisSettings
 from service.redis_link import RedisLink
 
 QUESTION = {"role": "user", "content": "How many legs has a spider, and why is that?"}
 OTHER = {"role": "user", "content": "How many legs has an ant, and why is that?"}
 ANSWER = {"role": "assistant", "content": "Six."}
 SYSTEM = {"role": "system", "content": "Be brief."}
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with RedisServer() as running:
-        yield running
-
-
-@pytest.fixture
-async def link(server: RedisServer) -> AsyncIterator[RedisLink]:
-    server.flush()
-    made = RedisLink(RedisSettings.model_validate({"url": server.url, "timeout_s": 1.0}))
-    yield made
-    await made.aclose()
 
 
 class Replica:
