@@ -72,7 +72,7 @@ def _observe(rate: float, seconds: float) -> dict[str, Any]:
     for number in range(max(int(rate * seconds), 1)):
         due = start + number / rate
         if (wait := due - time.perf_counter()) > 0:
-            time.sleep(wait)
+            time.sleep(wait)  # the gap between two pieces of work is what is measured
         began = time.perf_counter()
         _compute(steps)
         ended = time.perf_counter()

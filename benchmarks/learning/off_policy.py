@@ -177,7 +177,7 @@ class World:
                 one[self.new[rows]],
                 baseline=one[self.live[setting.live][rows]],
                 model=expected,
-                interval=kind,  # type: ignore[arg-type]
+                interval=kind,  # type: ignore[arg-type] # a name out of INTERVALS
             )
             for kind in INTERVALS
         }

@@ -147,12 +147,12 @@ def _build(spec: dict[str, Any], root: Path) -> None:
         _show(Path(text), root)
     for name in _DEVICES:
         _bind(Path("/dev") / name, root, flags=0)
-    for name in ("work", "tmp"):
+    for name in ("job", "tmp"):
         place = root / name
         place.mkdir()
         options = f"size={spec['disk_bytes']},nr_inodes=256,mode=1777"
         _mount("tmpfs", place, kind="tmpfs", flags=_MS_NOSUID | _MS_NODEV | _MS_NOEXEC, data=options)
-    program = root / "work" / "main.py"
+    program = root / "job" / "main.py"
     program.write_text(spec["program"], encoding="utf-8")
     program.chmod(0o444)
     _mount(None, root, flags=_MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID | _MS_NODEV)
@@ -206,7 +206,7 @@ def _inner(spec: dict[str, Any], root: Path) -> NoReturn:
         raise _failed("pivot_root")
     if _libc.umount2(b".", _MNT_DETACH) != 0:
         raise _failed("umount of the old root")
-    os.chdir("/work")
+    os.chdir("/job")
     _libc.sethostname(b"sandbox", 7)
     _limit(spec)
     if os.geteuid() == 0:
@@ -232,7 +232,7 @@ def _become(python: str) -> NoReturn:
     os.close(null)
     _close_beyond(2, but=kept)
     try:
-        os.execve(python, [python, "-I", "-S", "-B", "-u", "/work/main.py"], {})  # noqa: S606 - no shell is wanted
+        os.execve(python, [python, "-I", "-S", "-B", "-u", "/job/main.py"], {})  # noqa: S606 - no shell is wanted
     except OSError as error:
         os.write(kept, f"{python}: {error.strerror}".encode())
         os._exit(REFUSED)

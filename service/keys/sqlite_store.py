@@ -163,7 +163,7 @@ class SQLiteKeyStore:
                 busy = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
                 if not busy or time.monotonic() > deadline:
                     raise
-                time.sleep(0.02)
+                time.sleep(0.02)  # another process is switching the same new file
         connection.execute("PRAGMA synchronous = FULL")
         with _immediate(connection):
             if not self._is_ours(connection):

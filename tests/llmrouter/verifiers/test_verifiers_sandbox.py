@@ -116,7 +116,7 @@ def test_the_files_of_this_user_and_project_are_not_there(tmp_path: Path) -> Non
 def test_root_shows_nothing_but_the_interpreter() -> None:
     shown = json.loads(tried("import os, json\nreturn json.dumps(sorted(os.listdir('/')))").removeprefix("done "))
     above = Path(sys.base_prefix).parts[1]
-    assert set(shown) <= {"bin", "dev", "etc", "lib", "lib32", "lib64", "tmp", "usr", "work", above}
+    assert set(shown) <= {"bin", "dev", "etc", "lib", "lib32", "lib64", "tmp", "usr", "job", above}
     if above not in ("usr", "bin", "lib"):
         inside = json.loads(tried(f"import os, json\nreturn json.dumps(os.listdir('/{above}'))").removeprefix("done "))
         assert inside == [Path(sys.base_prefix).parts[2]]
@@ -129,10 +129,10 @@ def test_nothing_can_be_written_outside(place: str) -> None:
 
 
 def test_its_own_folders_are_small_and_gone_afterwards() -> None:
-    assert tried("return open('/work/x', 'w').write('abc')") == "done 3"
+    assert tried("return open('/job/x', 'w').write('abc')") == "done 3"
     assert tried("return open('/tmp/x', 'wb').write(bytes(64 << 20))") == "OSError"
-    assert tried("import os\nreturn os.path.exists('/work/x')") == "done False"
-    assert not Path("/work/x").exists()
+    assert tried("import os\nreturn os.path.exists('/job/x')") == "done False"
+    assert not Path("/job/x").exists()
 
 
 def test_there_is_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
