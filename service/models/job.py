@@ -27,15 +27,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_NICENESS = 10
 _BETWEEN_WRITES_S = 0.25
 
 
 def main() -> int:
     """Do the job and return the exit status."""
     pin_threads()
-    os.nice(_NICENESS)
     job: dict[str, Any] = json.loads(sys.stdin.buffer.read())
+    os.nice(job["niceness"])
     work = Path(job["work"])
     files = JobFiles(work / "jobs")
     state = {**job["state"], "pid": os.getpid()}

@@ -40,7 +40,7 @@ class ModelJobs:
         self._starting = asyncio.Lock()
 
     async def start(
-        self, work: Path, config: Path, *, action: str, name: str, model: str, body: Mapping[str, Any]
+        self, work: Path, config: Path, *, niceness: int, action: str, name: str, model: str, body: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Start a job and return its state.
 
@@ -50,6 +50,8 @@ class ModelJobs:
             Where states and answers are kept.
         config : Path
             The configuration.
+        niceness : int
+            How far it stands back for others.
         action, name, model : str
             What is changed, of which model, and the name that it has afterwards.
         body : mapping
@@ -84,6 +86,7 @@ class ModelJobs:
             "action": action,
             "name": name,
             "body": dict(body),
+            "niceness": niceness,
         }
         task = asyncio.create_task(self._wait(process, json.dumps(job).encode(), files, state["id"]))
         self._tasks.add(task)

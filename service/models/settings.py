@@ -28,6 +28,8 @@ class ModelsSettings(Section):
         How far back the log is read for prompts.
     most_prompts : int
         How many of its newest prompts are looked at.
+    niceness : int
+        How far a job over HTTP stands back while others want the processor, 0 (not at all) to 19.
     variables : tuple of str
         Environment variables that an entry given over HTTP may name, e.g. in `api_key`. Empty: none.
     """
@@ -38,6 +40,7 @@ class ModelsSettings(Section):
     max_usd: NonNegativeFloat = 10.0
     window_days: PositiveFloat = 30.0
     most_prompts: PositiveInt = 5000
+    niceness: Annotated[int, Field(ge=0, le=19)] = 10
     variables: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], ...] = ()
 
     @property

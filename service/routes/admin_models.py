@@ -157,7 +157,9 @@ async def _start(
         reloader: Reloader = request.app.state.reloader
         jobs = request.app.state.model_jobs = ModelJobs(on_end=lambda: reloader.reload("models"))
     try:
-        state = await jobs.start(models.folder, source, action=action, name=name, model=model, body=body)
+        state = await jobs.start(
+            models.folder, source, niceness=models.niceness, action=action, name=name, model=model, body=body
+        )
     except JobRunningError as running:
         raise APIError(
             f"The job {running} changes the pool at the moment; wait for its end.",

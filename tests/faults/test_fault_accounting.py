@@ -381,7 +381,8 @@ async def test_chaos_with_hedging_and_resuming(stack: ExitStack, tmp_path: Path,
     """Two may be asked for one answer then; it is recorded once, and what the other cost is told apart."""
     hedge = {"enabled": True, "after": "p50", "min_wait_s": 0.01, "max_share": 1.0}
     resilience = {**NO_BREAKER, "hedge": hedge, "fallback_after_first_token": True}
-    gateway, results, outcomes, chaos = await run(11, stack, tmp_path, upstream, resilience=resilience)
+    # Many, since a model is hedged only after twenty of its answers, which are few on a busy machine.
+    gateway, results, outcomes, chaos = await run(11, stack, tmp_path, upstream, count=500, resilience=resilience)
     assert {question_of(exchange) for exchange in upstream.exchanges} <= set(outcomes)
     for result in results:
         if result.stayed and result.status == 200:

@@ -46,6 +46,7 @@ class Place:
         store = f"sqlite:///{folder}/keys.db"
         self.admin, self.client = asyncio.run(_keys(store))
         learning = {"models": {"overlay": str(folder / "models.yaml"), "max_usd": 5.0, "variables": ["GAMMA_KEY"]}}
+        learning["models"]["niceness"] = 0  # or a busy machine would never come to them
         self.config = write_config(
             folder,
             upstream.base_url,
@@ -111,7 +112,7 @@ def asking(place, running):
                     body = {"model": "auto", "messages": [{"role": "user", "content": text}]}
                     answer = client.post("/v1/chat/completions", json=body)
                     seen[answer.status_code, answer.headers.get("x-llmrouter-model", "")] += 1
-                    time.sleep(0.01)
+                    time.sleep(0.05)
 
         threads.extend(threading.Thread(target=keep_asking, args=(7 * i,)) for i in range(4))
         for thread in threads:
