@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 RETRY, TRUNCATED, ERROR = "implicit:retry", "implicit:truncated", "implicit:error"
 
 _RETRY_QUALITY, _TRUNCATED_QUALITY, _ERROR_QUALITY = 0.0, 0.3, 0.0
-_REMEMBERED = 50_000
+# Of one process; replicas that share a Redis remember by time.
+_REMEMBERED = 20_000
 _LARGEST = 1024 * 1024
 # "yes" twice in one conversation is no retry.
 _SHORTEST_QUESTION = 20

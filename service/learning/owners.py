@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from llmrouter.types import Outcome
 
-_REMEMBERED = 50_000
+# Older ones are looked up in the log.
+_REMEMBERED = 10_000
 
 Owner = tuple[str | None, str | None]
 """Key id and team; None where there was none."""
@@ -19,12 +20,16 @@ class Owners:
 
     def __init__(self) -> None:
         self._known: OrderedDict[str, Owner] = OrderedDict()
+        self._latest: Owner = (None, None)
 
     def note(self, outcome: Outcome) -> None:
         """Take in a request that has ended."""
         if outcome.key_id is None:
             return  # anybody's: the log says so where it matters
-        self._known[outcome.request_id] = (outcome.key_id, outcome.team)
+        owner = (outcome.key_id, outcome.team)
+        if owner == self._latest:
+            owner = self._latest  # one tuple for many requests
+        self._latest = self._known[outcome.request_id] = owner
         if len(self._known) > _REMEMBERED:
             self._known.popitem(last=False)
 

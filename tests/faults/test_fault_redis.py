@@ -280,7 +280,7 @@ async def test_start_without_redis(
     gateway = await asyncio.to_thread(gateway_with, stack, tmp_path, upstream, redis.url)
     began = time.monotonic()
     refused = await asyncio.to_thread(lambda: gateway.chat(headers=headers))
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 5.0, "nothing hangs"
     assert refused.status_code == 503
     await asyncio.to_thread(redis.thaw)
     assert await asyncio.to_thread(eventually, lambda: gateway.chat(headers=headers).status_code == 200), (

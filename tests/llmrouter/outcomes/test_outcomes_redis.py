@@ -156,7 +156,7 @@ def test_a_server_that_is_away_is_a_store_error_and_comes_back() -> None:
         for _ in range(20):
             with pytest.raises(StoreError, match="did not answer a moment ago"):
                 store.events()
-        assert time.monotonic() - began < 1.0, "one time-out, not one each"
+        assert time.monotonic() - began < 5.0, "one time-out, not one each"
         server.thaw()
         time.sleep(1.1)
         store.append([make_outcome("b")])
