@@ -1,13 +1,16 @@
 """The wheel, installed into a clean environment, works outside the clone."""
 
 import os
+import re
 import subprocess
 import sys
+from importlib.metadata import Distribution, distribution, requires
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+TORCH = "torch==2.13.0"
 
 
 def run(*command, cwd, timeout=600):
@@ -19,22 +22,69 @@ def run(*command, cwd, timeout=600):
     return done.stdout
 
 
-@pytest.mark.slow
-def test_wheel_runs_the_demo_outside_the_clone(tmp_path):
-    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT, cwd=tmp_path)
-    (wheel,) = tmp_path.glob("llmrouter_service-*.whl")
-    run(sys.executable, "-m", "venv", tmp_path / "clean", cwd=tmp_path)
-    python = tmp_path / "clean" / "bin" / "python"
-    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    run(*pip, "--no-deps", "--require-hashes", "-r", ROOT / "requirements" / "run.lock", cwd=tmp_path)
-    index = ["--index-url", os.environ["TORCH_INDEX"]] if os.environ.get("TORCH_INDEX") else []
-    run(*pip, "torch==2.13.0", *index, cwd=tmp_path)
-    run(*pip, "--no-deps", wheel, cwd=tmp_path)
+def locked():
+    """Return the distributions of the run lock, and torch with what it requires, as they are installed here."""
+    text = (ROOT / "requirements" / "run.lock").read_text()
+    pins = dict(re.findall(r"^([A-Za-z0-9_.-]+)==([^ ;]+)(?![^\n]*;)", text, re.MULTILINE))
+    found = [distribution(name) for name in pins]
+    assert {one.metadata["Name"].lower().replace("_", "-"): one.version for one in found} == {
+        name.lower().replace("_", "-"): version for name, version in pins.items()
+    }
+    names = {"torch", *(re.split(r"[ ;<>=!~\[(]", line, maxsplit=1)[0] for line in requires("torch") or () if "extra" not in line)}
+    return found + [distribution(name) for name in names if installed(name)]
 
-    elsewhere = tmp_path / "elsewhere"
+
+def installed(name):
+    return next(iter(Distribution.discover(name=name)), None) is not None
+
+
+def link_packages(into):
+    """Put links to the locked packages, and to nothing else, into a site-packages folder."""
+    for one in locked():
+        for top in {path.parts[0] for path in one.files or () if path.parts[0] not in ("..", "__pycache__", "bin")}:
+            place = into / top
+            if not place.exists():
+                place.symlink_to(Path(str(one.locate_file(top))))
+
+
+def wheel_of(folder):
+    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT, cwd=folder)
+    (wheel,) = folder.glob("llmrouter_service-*.whl")
+    return wheel
+
+
+def check_demo(clean, folder):
+    elsewhere = folder / "elsewhere"
     elsewhere.mkdir()
-    place = run(python, "-c", "import llmrouter; print(llmrouter.__file__)", cwd=elsewhere).strip()
-    assert Path(place).is_relative_to(tmp_path / "clean")
-    printed = run(tmp_path / "clean" / "bin" / "llmrouter", "demo", cwd=elsewhere)
+    place = run(clean / "bin" / "python", "-c", "import llmrouter; print(llmrouter.__file__)", cwd=elsewhere).strip()
+    assert Path(place).is_relative_to(clean)
+    printed = run(clean / "bin" / "llmrouter", "demo", cwd=elsewhere)
     assert "right for" in printed
     assert "auto cost" in printed
+
+
+@pytest.mark.slow
+def test_wheel_runs_the_demo_outside_the_clone(tmp_path):
+    """With the packages of the lock and no others; they are linked, not installed once more."""
+    clean = tmp_path / "clean"
+    run(sys.executable, "-m", "venv", clean, cwd=tmp_path)
+    (site,) = clean.glob("lib/python3*/site-packages")
+    link_packages(site)
+    run(clean / "bin" / "python", "-c", "import fastapi, torch", cwd=tmp_path)
+    missing = "import importlib.util as u; assert not u.find_spec('pytest') and not u.find_spec('llmrouter')"
+    run(clean / "bin" / "python", "-c", missing, cwd=tmp_path)
+    pip = [clean / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    run(*pip, "--no-deps", wheel_of(tmp_path), cwd=tmp_path)
+    check_demo(clean, tmp_path)
+
+
+@pytest.mark.soak
+def test_wheel_and_lock_installed_by_pip(tmp_path):
+    clean = tmp_path / "clean"
+    run(sys.executable, "-m", "venv", clean, cwd=tmp_path)
+    pip = [clean / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    run(*pip, "--no-deps", "--require-hashes", "-r", ROOT / "requirements" / "run.lock", cwd=tmp_path)
+    index = ["--index-url", os.environ["TORCH_INDEX"]] if os.environ.get("TORCH_INDEX") else []
+    run(*pip, TORCH, *index, cwd=tmp_path)
+    run(*pip, "--no-deps", wheel_of(tmp_path), cwd=tmp_path)
+    check_demo(clean, tmp_path)
