@@ -4,10 +4,11 @@ import os
 import re
 import subprocess
 import sys
-from importlib.metadata import Distribution, distribution, requires
+from importlib.metadata import distribution, requires
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 TORCH = "torch==2.13.0"
@@ -22,20 +23,20 @@ def run(*command, cwd, timeout=600):
     return done.stdout
 
 
+def needed_here(lines):
+    """Return the requirements that hold on this platform."""
+    wanted = [Requirement(line) for line in lines]
+    return [one for one in wanted if one.marker is None or one.marker.evaluate({"extra": ""})]
+
+
 def locked():
-    """Return the distributions of the run lock, and torch with what it requires, as they are installed here."""
+    """Return what the run lock names, and torch with what it requires, as they are installed here."""
     text = (ROOT / "requirements" / "run.lock").read_text()
-    pins = dict(re.findall(r"^([A-Za-z0-9_.-]+)==([^ ;]+)(?![^\n]*;)", text, re.MULTILINE))
-    found = [distribution(name) for name in pins]
-    assert {one.metadata["Name"].lower().replace("_", "-"): one.version for one in found} == {
-        name.lower().replace("_", "-"): version for name, version in pins.items()
-    }
-    names = {"torch", *(re.split(r"[ ;<>=!~\[(]", line, maxsplit=1)[0] for line in requires("torch") or () if "extra" not in line)}
-    return found + [distribution(name) for name in names if installed(name)]
-
-
-def installed(name):
-    return next(iter(Distribution.discover(name=name)), None) is not None
+    pins = needed_here(re.findall(r"^([A-Za-z0-9][^\\\n]*==[^\\\n]*)", text, re.MULTILINE))
+    differ = [str(pin) for pin in pins if not pin.specifier.contains(distribution(pin.name).version)]
+    assert not differ, "what users install is what was tested: run requirements/compile, then make setup-dev"
+    of_torch = [one.name for one in needed_here(requires("torch") or ())]
+    return [distribution(name) for name in (*(pin.name for pin in pins), "torch", *of_torch)]
 
 
 def link_packages(into):
