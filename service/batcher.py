@@ -209,19 +209,22 @@ class Routing:
         for job in batch:
             if not job.future.cancelled():
                 groups.setdefault((id(job.engine), job.neighbours), []).append(job)
+        self.batches += len(groups)
+        self.decided += sum(map(len, groups.values()))
         return [(group, self._decide(group, clock)) for group in groups.values()]
 
     def _decide(self, group: Sequence[_Job], clock: Callable[[], float]) -> Sequence[Decision | BaseException]:
-        self.batches += 1
-        self.decided += len(group)
         before = clock()
         try:
             return group[0].engine.route_many([job.request for job in group], neighbours=group[0].neighbours)
         except Exception as error:
-            return [error] * len(group)
+            if len(group) == 1:
+                return [error]
         finally:
             taken_s = (clock() - before) / len(group)
             self.cost_s *= 1.0 + (_COST_STEP if taken_s > self.cost_s else -_COST_STEP)
+        # One of them met a fault of the router's: the others get what they would have got alone.
+        return [result for job in group for result in self._decide([job], clock)]
 
 
 def _resolve(group: Sequence[_Job], results: Sequence[Decision | BaseException]) -> None:

@@ -12,6 +12,7 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeFloat,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     SecretStr,
@@ -149,12 +150,16 @@ class RouterSettings(Section):
         Folder (or link to one) that training wrote; None is the artifact that ships with the package.
     encoder : str or None
         ``static``, ``minilm``, a hub id or a path; None is the one the artifact was made with.
+    embedding_cache : int or None
+        Vectors of the latest texts that each worker keeps, shared by all artifacts with the same encoder; 0 is none.
+        None is 4,096 where the encoder runs a network (``minilm``, ONNX, a hub's), and none for a token table.
     text, turns
         See `llmrouter.encoders.chat_text`.
     """
 
     artifact: Path | None = None
     encoder: str | None = None
+    embedding_cache: NonNegativeInt | None = None
     text: Literal["last_user_turn", "system_and_last_turns"] = "last_user_turn"
     turns: PositiveInt = 1
 
@@ -382,12 +387,14 @@ def build_engine(settings: Settings, *, policy: Policy | None = None) -> Routing
         If the policy or the encoder cannot.
     """
     from llmrouter import artifact
-    from llmrouter.encoders import load_encoder
+    from llmrouter.encoders import cached_encoder, load_encoder
 
     router = settings.router
-    return artifact.load(
+    engine = artifact.load(
         artifact.default_artifact() if router.artifact is None else router.artifact,
         settings.cards,
         policy=configured_policy(settings) if policy is None else policy,
         encoder=None if router.encoder is None else load_encoder(router.encoder),
     )
+    engine.encoder = cached_encoder(engine.encoder, router.embedding_cache)
+    return engine

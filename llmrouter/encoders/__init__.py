@@ -1,7 +1,7 @@
 """Encoders: text to unit vectors."""
 
 from llmrouter.encoders._base import Encoder
-from llmrouter.encoders._cached import CachedEncoder, CacheStatistics
+from llmrouter.encoders._cached import CachedEncoder, CacheStatistics, cached_encoder
 from llmrouter.encoders._embedding_cache import encode_cached
 from llmrouter.encoders._form import FormEncoder
 from llmrouter.encoders._load import load_encoder
@@ -19,6 +19,7 @@ __all__ = [
     "SentenceTransformersEncoder",
     "StaticEncoder",
     "TextMode",
+    "cached_encoder",
     "chat_text",
     "encode_cached",
     "load_encoder",

@@ -164,6 +164,11 @@ class FormEncoder:
         """Length d of the vectors."""
         return self._base.dimension + len(_CENTRE)
 
+    @property
+    def runs_network(self) -> bool:
+        """Whether the base encoder does."""
+        return getattr(self._base, "runs_network", False)
+
     def encode(self, texts: Sequence[str], /) -> FloatArray:
         """Return an array of shape (n, d), float32, rows of unit length (a zero row for a text without known tokens).
 

@@ -48,6 +48,9 @@ class OnnxEncoder:
         If a file is missing, truncated or has another hash than recorded; the message names it.
     """
 
+    runs_network = True
+    """Encoding is dear beside a look-up: see `llmrouter.encoders.cached_encoder`."""
+
     def __init__(
         self,
         folder: str | Path,

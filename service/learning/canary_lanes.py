@@ -268,8 +268,11 @@ def _second(path: Path, settings: Settings, policy: Policy, live: Engine) -> tup
         If it cannot be loaded.
     """
     from llmrouter import artifact
+    from llmrouter.encoders import cached_encoder
 
     fingerprint = artifact.read_manifest(path)["encoder"]
     shares = live.encoder is not None and live.encoder.fingerprint == fingerprint
     engine = artifact.load(path, settings.cards, policy=policy, encoder=live.encoder if shares else None)
+    if not shares:
+        engine.encoder = cached_encoder(engine.encoder, settings.router.embedding_cache)
     return engine, shares

@@ -82,7 +82,24 @@ async def test_an_error_is_that_of_its_own_request(routing: Routing) -> None:
     assert (good.model, also_good.model) == ("a/0", "b/0")  # type: ignore[union-attr]
 
 
-async def test_a_fault_of_the_engine_reaches_everybody_and_ends_nothing(routing: Routing) -> None:
+async def test_a_fault_that_one_request_causes_reaches_no_other(routing: Routing) -> None:
+    engine = SlowEngine(free=False)
+    first = asyncio.create_task(routing.route(engine, RoutingRequest("first")))
+    await asyncio.to_thread(engine.busy.wait, 10)
+    results = asyncio.gather(
+        *(routing.route(engine, RoutingRequest(text)) for text in ("a", "broken", "b")), return_exceptions=True
+    )
+    await asyncio.sleep(0)
+    engine.go.set()
+    await first
+    good, broken, also_good = await results
+    assert isinstance(broken, RuntimeError)
+    assert (good.model, also_good.model) == ("a/0", "b/0")  # type: ignore[union-attr]
+    assert engine.batches == [["first"], ["a", "broken", "b"], ["a"], ["broken"], ["b"]]
+    assert (routing.batches, routing.decided) == (2, 4)
+
+
+async def test_a_fault_of_the_engine_ends_nothing(routing: Routing) -> None:
     engine = SlowEngine()
     with pytest.raises(RuntimeError, match="a fault of the engine"):
         await routing.route(engine, RoutingRequest("broken"))

@@ -13,14 +13,15 @@ from hypothesis import settings as trials
 from hypothesis import strategies as st
 from live_gateway import FakeEngine
 
+from llmrouter.encoders import CachedEncoder
 from llmrouter.exceptions import ConfigError
 from llmrouter.policy import LatencyPolicy, UtilityPolicy
 from llmrouter.pool import LiteLLMBackend, OpenAIBackend, ScriptedBackend, Timeouts
-from llmrouter.types import Capability, ModelCard, Price, Speed
+from llmrouter.types import Capability, ModelCard, Price, RoutingRequest, Speed
 from service.backends import build_backends
 from service.gateway import Gateway
 from service.resilience.state import Resilience
-from service.settings import DEFAULT_CONFIG, Settings, build_policy, load_settings, parse_settings
+from service.settings import DEFAULT_CONFIG, Settings, build_engine, build_policy, load_settings, parse_settings
 from service.shared import spool_path
 
 ONE = {"name": "a", "base_url": "http://127.0.0.1:1/v1", "price": {"input": 1, "output": 2}}
@@ -412,3 +413,13 @@ def test_secrets_are_not_in_a_repr() -> None:
 )
 def test_the_place_of_the_spool(log: dict[str, str], expected: str) -> None:
     assert spool_path(of({"log": log}).log) == Path(expected)
+
+
+def test_vectors_of_the_latest_texts_are_kept_where_it_is_wanted() -> None:
+    plain, kept = build_engine(of({})), build_engine(of({"router": {"embedding_cache": 10}}))
+    assert not isinstance(plain.encoder, CachedEncoder), "a token table is as fast as a look-up"
+    assert isinstance(kept.encoder, CachedEncoder)
+    request = RoutingRequest("What is 2 plus 3?")
+    assert kept.route(request).ranking == kept.route(request).ranking == plain.route(request).ranking
+    assert kept.encoder.statistics[:2] == (1, 1)
+    assert "router.embedding_cache" in problems({"pool": [ONE], "router": {"embedding_cache": -1}})

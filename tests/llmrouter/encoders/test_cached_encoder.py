@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from llmrouter.encoders import CachedEncoder, CacheStatistics
+from llmrouter.encoders import CachedEncoder, CacheStatistics, cached_encoder
 from llmrouter.exceptions import ConfigError, EncoderError
 
 
@@ -97,3 +97,32 @@ def test_many_threads_get_right_rows():
 def test_bad_capacity(capacity):
     with pytest.raises(ConfigError, match="capacity must be an integer >= 1"):
         CachedEncoder(Recorder(), capacity)
+
+
+def test_encoders_of_one_fingerprint_share_a_memory():
+    first, second, other = Recorder(), Recorder(), Recorder()
+    other.fingerprint = "another"
+    a, b, c = (cached_encoder(encoder, 4) for encoder in (first, second, other))
+    np.testing.assert_array_equal(a.encode(["x", "yy"]), b.encode(["x", "yy"]))
+    c.encode(["x"])
+    assert (first.asked, second.asked, other.asked) == (["x", "yy"], [], ["x"])
+    assert cached_encoder(Recorder(), 9).statistics.capacity == a.statistics.capacity == 9
+    assert cached_encoder(Recorder(), 2).statistics.capacity == 9
+
+
+def test_a_memory_ends_with_the_last_encoder_that_uses_it():
+    inner = Recorder()
+    inner.fingerprint = "short-lived"
+    cached_encoder(inner, 4).encode(["x"])
+    cached_encoder(inner, 4).encode(["x"])
+    assert inner.asked == ["x", "x"]
+
+
+def test_only_networks_are_remembered_by_default():
+    inner = Recorder()
+    assert cached_encoder(inner) is inner
+    inner.runs_network = True
+    assert cached_encoder(inner).statistics.capacity == 4096
+    assert cached_encoder(inner, 0) is inner
+    with pytest.raises(ConfigError, match="capacity"):
+        cached_encoder(inner, -1)

@@ -106,3 +106,53 @@ def test_real_prompts_give_the_stored_vectors(minilm, shared_data):
     cosines = (minilm.encode([texts[row] for row in chosen]) * stored[chosen]).sum(axis=1)
     cosines /= np.linalg.norm(stored[chosen], axis=1)
     assert cosines.min() > 0.999
+
+
+def test_a_prompt_may_be_given(tiny_folder):
+    plain = SentenceTransformersEncoder(tiny_folder, device="cpu")
+    prompted = SentenceTransformersEncoder(tiny_folder, device="cpu", prompt="house ")
+    np.testing.assert_allclose(prompted.encode(["fox"]), plain.encode(["house fox"]), atol=1e-6)
+    assert prompted.fingerprint != plain.fingerprint
+
+
+def test_bfloat16_is_near_and_another_encoder(minilm_folder, minilm):
+    halved = SentenceTransformersEncoder("minilm", device="cpu", precision="bfloat16")
+    assert halved.fingerprint != minilm.fingerprint
+    same = SentenceTransformersEncoder("minilm", device="cpu", precision="float32")
+    assert same.fingerprint == minilm.fingerprint
+    cosines = (halved.encode(TEXTS) * minilm.encode(TEXTS)).sum(axis=1)
+    assert cosines.min() > 0.999
+    np.testing.assert_allclose(np.linalg.norm(halved.encode(TEXTS), axis=1), 1.0, atol=1e-6)
+
+
+def test_a_compiled_network_sees_few_lengths_and_gives_the_same(tiny_folder, monkeypatch):
+    seen = []
+
+    def recorded(model):
+        def network(features):
+            seen.append(tuple(features["input_ids"].shape))
+            return model(features)
+
+        return network
+
+    monkeypatch.setattr("llmrouter.encoders._sentence_transformers._compiled", recorded)
+    texts = ["fox " * count for count in (1, 3, 9, 14, 15, 20, 30, 31, 50)]
+    compiled = SentenceTransformersEncoder(tiny_folder, device="cpu", compiled=True, batch_size=4)
+    plain = SentenceTransformersEncoder(tiny_folder, device="cpu")
+    assert compiled.fingerprint == plain.fingerprint
+    np.testing.assert_allclose(compiled.encode(texts), plain.encode(texts), atol=1e-6)
+    assert {length for _, length in seen} == {16, 32}
+    assert max(rows for rows, _ in seen) == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"precision": "fp8"}, "precision must be float32 or bfloat16, not 'fp8'"),
+        ({"prompt": 3}, "prompt must be text, not 3"),
+        ({"batch_size": 0}, "batch_size must be an integer >= 1"),
+    ],
+)
+def test_settings_out_of_range_are_named(settings, match):
+    with pytest.raises(ConfigError, match=match):
+        SentenceTransformersEncoder("minilm", device="cpu", **settings)
