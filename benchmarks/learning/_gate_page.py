@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 MOST_WRONG, LEAST_RIGHT = 0.05, 0.8
-JUDGED_AT = 20_000
+JUDGED_AT = 50_000
 """Length of the logs for which the targets are judged."""
 Row = Mapping[str, Any]
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from benchmarks.learning._gate_page import JUDGED_AT, write_gate_page
+from benchmarks.learning._gate_page import write_gate_page
 from benchmarks.learning._gate_trials import DESIGNS, Design, contests, trials
 from benchmarks.learning._population import COSTS, Population, load_population
 from benchmarks.learning.simulate import COST_WEIGHTS, ROUTER, rounded
@@ -24,8 +24,8 @@ from llmrouter.evaluation._provenance import git_commit
 from llmrouter.exceptions import ConfigError
 
 GAINS = (-0.02, -0.005, 0.02)
-_FEWER = 4
-"""Longer logs than the targets are judged at get a quarter of the trials."""
+_ALL_TRIALS_UP_TO, _FEWER = 20_000, 4
+"""Longer logs get a quarter of the trials."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -96,7 +96,7 @@ def measure_set(population: Population, cost_weight: float, options: argparse.Na
                     contest,
                     design,
                     n,
-                    count=options.trials if n <= JUDGED_AT else max(options.trials // _FEWER, 1),
+                    count=options.trials if n <= _ALL_TRIALS_UP_TO else max(options.trials // _FEWER, 1),
                     share=options.share,
                     population=population,
                     cost_weight=cost_weight,
@@ -126,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--share", type=float, default=0.05, help="of the requests that are explored")
     parser.add_argument("--confidence", type=float, default=0.95)
     parser.add_argument("--trials", type=int, default=200)
-    parser.add_argument("--requests", nargs="*", type=int, default=[3_000, 10_000, 20_000])
+    parser.add_argument("--requests", nargs="*", type=int, default=[3_000, 10_000, 20_000, 50_000])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true", help="keep the data sets that the results there already hold")
     parser.add_argument("--render-only", action="store_true", help="write the page from the results that are there")
