@@ -12,13 +12,19 @@ from benchmarks.learning._poison_world import DAY_S, SPAN_DAYS, Log, World
 from llmrouter.learning import Judgements, TrustSettings
 from llmrouter.types import FloatArray, IntArray
 
-Standing = Literal["new", "old", "stolen"]
+Standing = Literal["new", "old", "sparing", "masked", "stolen"]
 STANDINGS: dict[Standing, str] = {
     "new": "with new keys",
-    "old": "that know the defences",
+    "old": "with old keys",
+    "sparing": "with old keys that poison sparingly",
+    "masked": "with old keys that hide their bias",
     "stolen": "with stolen keys, beyond what is defended against",
 }
-"""Whose keys the attacker uses: as new as the attack; its own, which earned their standing; honest ones of much use."""
+"""Whose keys the attacker uses: as new as the attack; its own, which earned their standing, in three ways; honest ones
+of much use."""
+EARNED: tuple[Standing, ...] = ("old", "sparing", "masked")
+"""Those of an attacker who knows the defences."""
+_SPARING = 3
 AttackKind = Literal["trigger", "region", "down", "degrade"]
 ATTACKS: dict[AttackKind, str] = {
     "trigger": "prompts with an optimised trigger are to go to the attacker's model",
@@ -139,36 +145,33 @@ def poison(
 
     With ``new`` keys, as new as the attack, every outcome is poison. An attacker with ``old`` ones knows the
     defences: each key earns its standing with as many honest outcomes as that takes, spread like the honest traffic,
-    and as many keys are used as the budget feeds; few keys leave more for poison, many have more backing. With
-    ``stolen`` ones, the honest keys of most traffic, the history costs nothing and all is poison.
+    and as many keys are used as the budget feeds; few keys leave more for poison, many have more backing. Against
+    limits on what an outcome may count where its source says much, ``sparing`` ones send a third of that poison, and
+    honest outcomes for the rest of the budget. Against the test of a source's bias on a model, what ``masked`` ones
+    send elsewhere is of the attacker's model too, and errs the other way. With ``stolen`` ones, the honest keys of
+    most traffic, the history costs nothing and all is poison.
     """
     total = max(round(share / (1.0 - share) * len(log.judged)), 1)
     history = 0
-    if standing == "old":
+    if standing in EARNED:
         keys = max(min(keys, total // (settings.min_outcomes + 5)), 1)
         history = min(keys * settings.min_outcomes, total - 1)
+    if standing == "sparing":
+        history = total - max((total - history) // _SPARING, 1)
     count = total - history
-    m = len(world.train.models)
-    rows = rng.integers(len(target.X), size=count)
-    X, model, quality = target.X[rows], np.full(count, target.model), np.ones(count)
-    if target.kind == "down":
-        quality[:] = 0.0
-    elif target.kind == "degrade":
-        spread = rng.integers(len(world.train), size=count)
-        X, model = world.X_train[spread], rng.integers(m, size=count)
-        quality = 1.0 - np.nan_to_num(world.train.quality[spread, model], nan=0.5)
-    else:
-        against = rng.random(count) < _DOWN_PART
-        model[against], quality[against] = target.incumbent, 0.0
+    X, model, quality = _false(world, target, count, rng)
     taken = np.argsort(-np.bincount(log.judged.source, minlength=len(log.judged.names)), kind="stable")[:keys]
     source = np.arange(count) % keys
     time = np.full(count, SPAN_DAYS) - rng.random(count)
     if history:
         own = rng.integers(len(world.train), size=history)
-        honest_model = rng.integers(m, size=history)
+        honest_model = rng.integers(len(world.train.models), size=history)
+        said = np.nan_to_num(world.train.quality[own, honest_model], nan=0.5)
+        if standing == "masked":
+            honest_model, said = np.full(history, target.model), np.full(history, float(target.kind == "down"))
         X = np.concatenate([X, world.X_train[own]])
         model = np.concatenate([model, honest_model])
-        quality = np.concatenate([quality, np.nan_to_num(world.train.quality[own, honest_model], nan=0.5)])
+        quality = np.concatenate([quality, said])
         source = np.concatenate([source, np.arange(history) % keys])
         time = np.concatenate([time, SPAN_DAYS / 2 * rng.random(history)])
     judged, known = log.judged, len(log.judged.names)
@@ -187,3 +190,21 @@ def poison(
         ),
         np.concatenate([log.honest, np.zeros(total)]),
     )
+
+
+def _false(
+    world: World, target: Target, count: int, rng: np.random.Generator
+) -> tuple[FloatArray, IntArray, FloatArray]:
+    """Return so many false outcomes: embeddings, models and qualities."""
+    rows = rng.integers(len(target.X), size=count)
+    X, model, quality = target.X[rows], np.full(count, target.model), np.ones(count)
+    if target.kind == "down":
+        quality[:] = 0.0
+    elif target.kind == "degrade":
+        spread = rng.integers(len(world.train), size=count)
+        X, model = world.X_train[spread], rng.integers(len(world.train.models), size=count)
+        quality = 1.0 - np.nan_to_num(world.train.quality[spread, model], nan=0.5)
+    else:
+        against = rng.random(count) < _DOWN_PART
+        model[against], quality[against] = target.incumbent, 0.0
+    return X, model, quality

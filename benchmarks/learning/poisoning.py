@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.learning import _poison_report
-from benchmarks.learning._poison_attacks import ATTACKS, AttackKind, Standing, Target, find_target, poison
+from benchmarks.learning._poison_attacks import ATTACKS, EARNED, AttackKind, Standing, Target, find_target, poison
 from benchmarks.learning._poison_world import Log, World, honest_log
 from llmrouter.encoders import encode_cached, load_encoder
 from llmrouter.evaluation import log_test_look
@@ -95,9 +95,9 @@ def run_seed(world: World, plan: Plan, settings: TrustSettings, seed: int) -> li
                 )
                 # Without defences it does not matter on how many keys the same outcomes lie.
                 fitted = _both(
-                    world, plan.router, attacked, policy, undefended=undefended if standing != "old" else None
+                    world, plan.router, attacked, policy, undefended=undefended if standing not in EARNED else None
                 )
-                undefended = undefended if standing == "old" else fitted[0]
+                undefended = undefended if standing in EARNED else fitted[0]
                 after = [_routed(world, target, predict) for predict in fitted]
                 success = [target.success(b, a) for b, a in zip(before, after, strict=True)]
                 rows.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -91,3 +92,10 @@ def checked_times(times: Any, count: int) -> FloatArray:
         bad = int(np.flatnonzero(~np.isfinite(array))[0])
         raise VectorIndexError(f"times[{bad}] is {array[bad]}; times must be finite seconds since 1970")
     return array
+
+
+def checked_number(name: str, value: Any) -> float:
+    """Return `value` if it is a finite number of seconds."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not math.isfinite(value):
+        raise VectorIndexError(f"{name} must be a finite number of seconds, not {value!r}")
+    return float(value)

@@ -55,6 +55,22 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def locked(path: Path) -> int:
+    """Lock the file `path` for this process and return its handle, to be closed; -1 where another has it."""
+    import fcntl  # not on Windows, where indexes in memory still work
+
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return -1
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
+
+
 def disk_error(path: Path, error: OSError) -> VectorIndexError:
     """Return the error for the caller of an index whose files cannot be written."""
     return VectorIndexError(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 
 from llmrouter.index._base import Neighbors
 from llmrouter.index._checks import checked_addition, checked_dimension, checked_k, checked_removal, checked_rows
 from llmrouter.index._ranking import max_length, rank, rounding_error
-from llmrouter.index._storage import load_flat, save_flat
+from llmrouter.index._storage import FlatFiles, save_flat
 from llmrouter.types import FloatArray, IntArray
 
 _FIRST_CAPACITY = 64
@@ -18,7 +17,7 @@ _FIRST_CAPACITY = 64
 _BLOCK_VALUES = 8_000_000
 
 
-class ExactIndex:
+class ExactIndex(FlatFiles):
     """All rows in one float32 array; every search looks at every row.
 
     Parameters
@@ -109,20 +108,6 @@ class ExactIndex:
     def save(self, folder: Path, /) -> None:
         """Write the index into `folder` (safetensors and JSON)."""
         save_flat(Path(folder), ids=self._ids[: self._size], vectors=self._rows[: self._size])
-
-    @classmethod
-    def load(cls, folder: Path, /) -> Self:
-        """Read what `save` of any flat index wrote.
-
-        Raises
-        ------
-        ArtifactCorruptError
-            If a file is missing or damaged; the message names it.
-        """
-        ids, vectors = load_flat(Path(folder))
-        index = cls(vectors.shape[1])
-        index.add(ids, vectors)
-        return index
 
     def _reserve(self, size: int) -> None:
         if size <= len(self._rows):

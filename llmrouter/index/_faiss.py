@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -11,14 +11,14 @@ from llmrouter.index._base import Neighbors
 from llmrouter.index._checks import checked_addition, checked_dimension, checked_k, checked_removal, checked_rows
 from llmrouter.index._faiss_check import load_faiss
 from llmrouter.index._ranking import max_length, rank, rounding_error
-from llmrouter.index._storage import load_flat, save_flat
+from llmrouter.index._storage import FlatFiles, save_flat
 from llmrouter.types import FloatArray, IntArray
 
 # Asked for beyond k, so that rows tied with the k-th rarely need a second search.
 _SPARE = 16
 
 
-class FaissFlatIndex:
+class FaissFlatIndex(FlatFiles):
     """FAISS ``IndexFlatIP`` under ids of the caller's choice; the same neighbours as `ExactIndex`.
 
     Parameters
@@ -115,20 +115,6 @@ class FaissFlatIndex:
     def save(self, folder: Path, /) -> None:
         """Write the index into `folder` (safetensors and JSON)."""
         save_flat(Path(folder), ids=self._ids, vectors=self._rows())
-
-    @classmethod
-    def load(cls, folder: Path, /) -> Self:
-        """Read what `save` of any flat index wrote.
-
-        Raises
-        ------
-        ArtifactCorruptError
-            If a file is missing or damaged; the message names it.
-        """
-        ids, vectors = load_flat(Path(folder))
-        index = cls(vectors.shape[1])
-        index.add(ids, vectors)
-        return index
 
     def _rows(self) -> FloatArray:
         """Return the rows FAISS holds, shape (n, d), as a view that lives until the next change."""

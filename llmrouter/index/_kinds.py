@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
@@ -9,7 +10,9 @@ from typing import Any, Self
 from llmrouter.exceptions import ConfigError
 from llmrouter.registry import parse_spec
 
-KINDS = ("flat", "hnsw", "ivf-flat", "ivf-pq", "fp16", "int8")
+KINDS = ("flat", "hnsw", "ivf-flat", "ivf-pq", "fp16", "int8", "torch")
+DTYPES = ("auto", "bf16", "fp16", "fp32")
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 # Fewer rows than this are scanned: as fast, exact, and there is too little to train a quantiser on.
 MIN_STRUCTURE_ROWS = 4096
 MIN_PQ_ROWS = 10_000
@@ -25,7 +28,8 @@ class IndexKind:
     ----------
     name : str
         ``flat`` (exact scan), ``hnsw`` (graph; Malkov and Yashunin, 2016), ``ivf-flat`` (inverted lists), ``ivf-pq``
-        (inverted lists of product codes; Jégou et al., 2011), ``fp16`` or ``int8`` (scan of scalar-quantised rows).
+        (inverted lists of product codes; Jégou et al., 2011), ``fp16`` or ``int8`` (scan of scalar-quantised rows),
+        ``torch`` (exact scan by torch, on a GPU where there is one).
     m : int
         Links of a row in the graph (`hnsw`).
     ef_construction : int
@@ -43,6 +47,14 @@ class IndexKind:
         By default every kind keeps them but ``ivf-flat``, whose lists hold them unchanged.
     threads : int
         Threads that build a structure; with more than one, a graph's links depend on their timing.
+    device : str, optional
+        Where the rows are scanned: ``cuda``, ``cuda:1``, ``cpu`` or ``auto`` (`torch`, which means ``auto`` where
+        nothing is said; `flat`, by FAISS). Without a GPU to be had, the CPU, which a warning tells.
+    dtype : str
+        What the rows are scanned in (`torch`): ``bf16``, ``fp16``, ``fp32``, or ``auto``: ``bf16`` on a GPU, ``fp32``
+        on a CPU. The neighbours are the same, since they are ranked by the rows themselves.
+    background : bool
+        Seal full tails in a thread of its own, so that no change waits for a structure to be built.
 
     Raises
     ------
@@ -59,6 +71,9 @@ class IndexKind:
     effort: int | None = None
     keep: bool | None = None
     threads: int = 1
+    device: str | None = None
+    dtype: str = "auto"
+    background: bool = False
 
     def __post_init__(self) -> None:
         if self.name not in KINDS:
@@ -72,8 +87,22 @@ class IndexKind:
             raise ConfigError(f"recall must be above 0 and below 1, not {self.recall!r}; 'flat' is exact")
         if self.keep not in (None, True, False):
             raise ConfigError(f"keep must be True or False, not {self.keep!r}")
-        if self.keep is False and self.name in ("flat", "hnsw"):
+        if self.keep is False and self.name in ("flat", "hnsw", "torch"):
             raise ConfigError(f"keep=False: {self.name!r} has no codes and needs the rows; choose int8 or ivf-pq")
+        if self.background not in (True, False):
+            raise ConfigError(f"background must be True or False, not {self.background!r}")
+        self._check_device()
+
+    def _check_device(self) -> None:
+        if self.device is not None:
+            if not isinstance(self.device, str) or not _DEVICE.fullmatch(self.device):
+                raise ConfigError(f"device must be auto, cpu, cuda or cuda:N, not {self.device!r}")
+            if self.name not in ("flat", "torch"):
+                raise ConfigError(f"device={self.device}: {self.name!r} is searched on the CPU; choose torch or flat")
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, not {self.dtype!r}")
+        if self.dtype != "auto" and self.name != "torch":
+            raise ConfigError(f"dtype={self.dtype} is of the kind 'torch', not of {self.name!r}")
 
     @classmethod
     def of(cls, name: str, parameters: Mapping[str, Any]) -> Self:
@@ -102,8 +131,13 @@ class IndexKind:
 
     @property
     def exact(self) -> bool:
-        """Whether searches look at every row."""
-        return self.name == "flat"
+        """Whether searches look at every row, and rank all that matter by the rows themselves."""
+        return self.name in ("flat", "torch")
+
+    @property
+    def resident(self) -> bool:
+        """Whether sealed rows are copied to a device, anew when an index on disk is opened."""
+        return self.name == "torch" or (self.name == "flat" and self.device not in (None, "cpu"))
 
     @property
     def keeps_rows(self) -> bool:
@@ -116,7 +150,10 @@ class IndexKind:
         return MIN_PQ_ROWS if self.name == "ivf-pq" else MIN_STRUCTURE_ROWS
 
     def bytes_per_row(self, dimension: int) -> float:
-        """Return about how much memory a row takes, in bytes, with the rows themselves where they are kept."""
+        """Return about how much memory a row takes, in bytes, with the rows themselves where they are kept.
+
+        Of ``torch``, that of the device is counted too.
+        """
         code = {
             "flat": 0.0,
             "hnsw": 8.0 * self.m + 16.0,
@@ -124,6 +161,7 @@ class IndexKind:
             "ivf-pq": (self.code_bytes or max(1, dimension // 8)) + 16.0,
             "fp16": 2.0 * dimension,
             "int8": 1.0 * dimension,
+            "torch": (6.0 if self.dtype == "fp16" else 4.0) * dimension,
         }[self.name]
         return code + 16.0 + (4.0 * dimension if self.keeps_rows else 0.0)
 

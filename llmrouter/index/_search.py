@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from llmrouter.index._base import Neighbors
-from llmrouter.index._ranking import rank
-from llmrouter.index._segment import exact_candidates
+from llmrouter.index._ranking import BoolArray, exact_candidates, rank
+from llmrouter.index._segment import Segment
 from llmrouter.index._state import State
 from llmrouter.types import FloatArray
 
@@ -18,7 +18,8 @@ def search_state(state: State, queries: FloatArray, k: int) -> Neighbors:
     """Return the `k` most similar living rows of each of the (n, d) queries, ties by smaller id.
 
     Every part of the index names candidates; their similarities are computed anew, one like the other, and ranked.
-    Where an approximate structure names fewer than asked, missing places are filled from a scan.
+    Scans on a device do so themselves, for all queries at once. Where an approximate structure names fewer than asked,
+    missing places are filled from a scan.
     """
     k = min(k, state.size)
     found = Neighbors(np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32))
@@ -33,18 +34,45 @@ def search_state(state: State, queries: FloatArray, k: int) -> Neighbors:
 
 def _search_block(state: State, queries: FloatArray, found: Neighbors, start: int) -> None:
     k, tail = found.ids.shape[1], state.tail
-    parts = [segment.candidates(queries, k, alive) for segment, alive in zip(state.segments, state.alive, strict=True)]
+    known, others = _ranked(state, queries, k)
+    if not others and not tail.size:
+        part = slice(start, start + len(queries))
+        found.ids[part], found.similarities[part] = known
+        return
+    parts = [(segment, segment.candidates(queries, k, alive)) for segment, alive in others]
     tail_rows = tail.rows[: tail.size]
     last = exact_candidates(queries, tail_rows, k, tail.alive, tail.max_length)
     for number, query in enumerate(queries):
         rows, ids = [tail_rows[last[number]]], [tail.ids[last[number]]]
-        for segment, part in zip(state.segments, parts, strict=True):
-            rows.append(segment.rows.take(part[number]))
-            ids.append(segment.ids[part[number]])
+        for segment, candidates in parts:
+            rows.append(segment.rows.take(candidates[number]))
+            ids.append(segment.ids[candidates[number]])
         near, names = np.concatenate(rows), np.concatenate(ids)
-        if len(names) < k:
+        best = Neighbors(known.ids[number], known.similarities[number])
+        if len(names) + len(best.ids) < k:
             near, names = _all(state)
-        found.ids[start + number], found.similarities[start + number] = rank(query, near, names, k)
+            best = Neighbors(best.ids[:0], best.similarities[:0])
+        found.ids[start + number], found.similarities[start + number] = rank(query, near, names, k, known=best)
+
+
+def _ranked(state: State, queries: FloatArray, k: int) -> tuple[Neighbors, list[tuple[Segment, BoolArray | None]]]:
+    """Return the nearest rows of the segments that rank by themselves, and the other segments."""
+    answers, others = [], []
+    for segment, alive in zip(state.segments, state.alive, strict=True):
+        nearest = segment.nearest(queries, k, alive)
+        if nearest is None:
+            others.append((segment, alive))
+        else:
+            answers.append(nearest)
+    if not answers:
+        none = Neighbors(np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32))
+        return none, others
+    if len(answers) == 1:
+        return answers[0], others
+    ids = np.concatenate([answer.ids for answer in answers], axis=1)
+    similarities = np.concatenate([answer.similarities for answer in answers], axis=1)
+    order = np.lexsort((ids, -similarities), axis=1)[:, :k]
+    return Neighbors(np.take_along_axis(ids, order, axis=1), np.take_along_axis(similarities, order, axis=1)), others
 
 
 def _all(state: State) -> tuple[FloatArray, FloatArray]:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
+from llmrouter.index._base import Neighbors
 from llmrouter.index._faiss_check import load_faiss
 from llmrouter.index._kinds import IndexKind
-from llmrouter.index._ranking import max_length, rounding_error
+from llmrouter.index._ranking import BoolArray, exact_candidates, max_length
+from llmrouter.index._resident import Scan, resident
 from llmrouter.index._rows import DecodedRows, MemoryRows, Rows
 from llmrouter.index._structure import Structure, build
+from llmrouter.index._torch_scan import TorchScan
 from llmrouter.types import FloatArray, IntArray
-
-BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,8 @@ class Segment:
         When the rows were seen, in seconds since 1970.
     rows : Rows
         The rows themselves.
-    structure : Structure or None
-        What finds candidates; None where all rows are scanned.
+    structure : Structure, FaissScan, TorchScan or None
+        What finds candidates; None where all rows are scanned in host memory.
     max_length : float
         Length of the longest row.
     name : str
@@ -40,7 +40,7 @@ class Segment:
     ids: IntArray
     times: FloatArray
     rows: Rows
-    structure: Structure | None
+    structure: Structure | Scan | None
     max_length: float
     name: str = ""
 
@@ -49,8 +49,10 @@ class Segment:
         """Return a segment of new rows (n, d), whatever their order."""
         order = np.argsort(ids, kind="stable")
         ids, times, rows = ids[order], times[order], np.ascontiguousarray(rows[order], dtype=np.float32)
-        structure = build(kind, rows)
         stored: Rows = MemoryRows(rows)
+        if kind.resident:
+            return cls(ids, times, stored, resident(kind, stored), max_length(rows))
+        structure = build(kind, rows)
         if structure is not None and not kind.keeps_rows:
             stored = DecodedRows(structure)
         elif structure is not None and kind.name == "hnsw":
@@ -71,29 +73,17 @@ class Segment:
 
     def candidates(self, queries: FloatArray, k: int, alive: BoolArray | None) -> list[IntArray]:
         """Return, for each of the (n, d) queries, the positions of likely neighbours among the living rows."""
-        if self.structure is None:
+        if self.structure is None or isinstance(self.structure, TorchScan):
             return exact_candidates(queries, self.rows.all(), k, alive, self.max_length)
         found = self.structure.candidates(queries, k, alive)
         return [row[row >= 0] for row in found]
 
-
-def exact_candidates(
-    queries: FloatArray, rows: FloatArray, k: int, alive: BoolArray | None, longest: float
-) -> list[IntArray]:
-    """Return, for each query, the positions of all rows that may be among the `k` most similar.
-
-    The k-th best product may come out too low and a better row too low again: twice the error of one product.
-    """
-    living = len(rows) if alive is None else int(alive.sum())
-    k = min(k, living)
-    if k == 0:
-        return [np.empty(0, dtype=np.int64)] * len(queries)
-    products = queries @ rows.T
-    if alive is not None:
-        products[:, ~alive] = -np.inf
-    thresholds = np.partition(products, len(rows) - k, axis=1)[:, len(rows) - k]
-    thresholds = thresholds - 2.0 * rounding_error(queries, longest)
-    return [np.flatnonzero(product >= threshold) for product, threshold in zip(products, thresholds, strict=True)]
+    def nearest(self, queries: FloatArray, k: int, alive: BoolArray | None) -> Neighbors | None:
+        """Return the `k` nearest living rows, or all, ranked, where the structure ranks them; else None."""
+        if not isinstance(self.structure, TorchScan):
+            return None
+        found = self.structure.nearest(queries, k, alive)
+        return Neighbors(self.ids[found.ids], found.similarities)
 
 
 def _without_a_second_copy(structure: Structure, count: int) -> tuple[Structure, Rows]:

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 
 from llmrouter.exceptions import VectorIndexError
 from llmrouter.index._base import Neighbors
-from llmrouter.index._checks import checked_dimension, checked_ids, checked_k, checked_rows, checked_times
+from llmrouter.index._catch_up import caught_up
+from llmrouter.index._checks import (
+    checked_dimension,
+    checked_ids,
+    checked_k,
+    checked_number,
+    checked_rows,
+    checked_times,
+)
+from llmrouter.index._devices import check_device
 from llmrouter.index._faiss_check import load_faiss
 from llmrouter.index._kinds import IndexKind
+from llmrouter.index._sealer import Sealer
 from llmrouter.index._search import search_decayed, search_state
 from llmrouter.index._state import TAIL_ROWS, State
-from llmrouter.index._storage import load_flat, save_flat
+from llmrouter.index._storage import FlatFiles, save_flat
 from llmrouter.types import FloatArray, IntArray
 
 _Rows = tuple[IntArray, FloatArray, FloatArray]
 
 
-class SegmentedIndex:
+class SegmentedIndex(FlatFiles):
     """Rows in sealed segments and a short tail; every kind of structure behind one class.
 
     Parameters
@@ -45,7 +54,8 @@ class SegmentedIndex:
     A search reads one immutable state and takes no lock; a change makes the next state and swaps it in, so that a
     search sees all of a change or nothing of it, and many threads may search while one of them writes. Writers wait
     for each other. The newest rows (up to 4096) are scanned; then they are sealed into a segment, merged with segments
-    not much longer (as in log-structured stores), in the thread that adds.
+    not much longer (as in log-structured stores), in the thread that adds; with ``background=True`` in the kind, in one
+    of its own: no change waits for a structure, and rows that come faster than segments are built make the tail longer.
 
     Candidates of every kind are ranked anew by similarities in double precision, ties by smaller id. ``flat`` is exact.
     The others find candidates approximately, with the recall the kind is set to, but scan segments of less than 4096
@@ -59,8 +69,12 @@ class SegmentedIndex:
         self._kind = (IndexKind(name=self.default_kind) if kind is None else kind).for_dimension(self._dimension)
         if not self._kind.exact:
             load_faiss()  # now, not when the first segment is sealed
+        check_device(self._kind)
         self._state = State.empty(self._dimension)
         self._writing = threading.RLock()
+        self._sealing = threading.RLock()  # before `_writing`, where both are taken
+        self._sealer = Sealer(self._seal_once)
+        self._least_tail = 0  # after a failure, sealing is tried again from so many rows on
 
     @property
     def dimension(self) -> int:
@@ -148,7 +162,7 @@ class SegmentedIndex:
         VectorIndexError
             If `before` is not a finite number.
         """
-        moment = _checked_number("before", before)
+        moment = checked_number("before", before)
         with self._writing:
             old = self._state.ids_before(moment)
             self.remove(old)
@@ -159,11 +173,27 @@ class SegmentedIndex:
 
         Of more than four million rows, as several, so that the memory this takes has a bound.
         """
-        with self._writing:
+        with self._sealing if self._kind.background else self._writing:
             state = self._state
-            tidy = len(state.segments) <= 1 and not state.tail.size and all(alive is None for alive in state.alive)
-            if not tidy:
+            if len(state.segments) <= 1 and not state.tail.size and all(alive is None for alive in state.alive):
+                return
+            if self._kind.background:
+                self._rebuild(all_=True)
+            else:
                 self._replace(state.sealed(self._kind, None, all_=True))
+
+    def flush(self) -> None:
+        """Seal a full tail and wait for it, where that is done in the background; else there is nothing to do.
+
+        Raises
+        ------
+        Exception
+            What sealing failed with last, unless told before or done since; nothing is lost then.
+        """
+        self._sealer.wait()
+        if self._kind.background and self._due():
+            self._sealer.request()
+            self._sealer.wait()
 
     def search(
         self, queries: FloatArray, k: int, /, *, half_life_s: float | None = None, now: float | None = None
@@ -189,9 +219,9 @@ class SegmentedIndex:
         queries, k = checked_rows(queries, self._dimension, name="queries"), checked_k(k)
         if half_life_s is None:
             return search_state(self._state, queries, k)
-        if not _checked_number("half_life_s", half_life_s) > 0.0:
+        if not checked_number("half_life_s", half_life_s) > 0.0:
             raise VectorIndexError(f"half_life_s must be above 0 seconds, not {half_life_s!r}")
-        moment = time.time() if now is None else _checked_number("now", now)
+        moment = time.time() if now is None else checked_number("now", now)
         return search_decayed(self._state, queries, k, now=moment, half_life_s=half_life_s)
 
     def save(self, folder: Path, /) -> None:
@@ -199,20 +229,6 @@ class SegmentedIndex:
         ids, _, rows = self._state.content()
         order = np.argsort(ids)
         save_flat(Path(folder), ids=ids[order], vectors=rows[order])
-
-    @classmethod
-    def load(cls, folder: Path, /) -> Self:
-        """Read what `save` of any index wrote; structures are built anew.
-
-        Raises
-        ------
-        ArtifactCorruptError
-            If a file is missing or damaged; the message names it.
-        """
-        ids, vectors = load_flat(Path(folder))
-        index = cls(vectors.shape[1])
-        index.add(ids, vectors)
-        return index
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SegmentedIndex:
         """Return an index in memory that shares the sealed segments, which never change."""
@@ -237,11 +253,43 @@ class SegmentedIndex:
 
     def _put(self, state: State, rows: _Rows, operation: str) -> None:
         """Make `state` with `rows` the current one."""
+        if self._kind.background:
+            self._record(operation, *rows)
+            self._state = state.with_added(*rows)
+            self._seal_if_due()
+            return
         if state.tail.size + len(rows[0]) > TAIL_ROWS:
             self._replace(state.sealed(self._kind, rows, all_=False))
             return
         self._record(operation, *rows)
         self._state = state.with_added(*rows)
+
+    def _due(self) -> bool:
+        """Return whether there is something to seal."""
+        return self._state.tail.size > TAIL_ROWS
+
+    def _seal_if_due(self) -> None:
+        if self._due() and self._state.tail.size >= self._least_tail:
+            self._sealer.request()
+
+    def _seal_once(self) -> bool:
+        """Seal the tail, in the thread of the sealer, and return whether it is full again."""
+        try:
+            if self._due():
+                self._rebuild(all_=False)
+        except Exception:
+            self._least_tail = self._state.tail.size + TAIL_ROWS
+            raise
+        self._least_tail = 0
+        return self._due()
+
+    def _rebuild(self, *, all_: bool) -> None:
+        """Build segments while changes go on, then apply those to what was built."""
+        with self._sealing:
+            before = self._state
+            sealed = before.sealed(self._kind, None, all_=all_)
+            with self._writing:
+                self._state = caught_up(sealed, before, self._state)
 
     def _record(self, operation: str, ids: IntArray, *rows: FloatArray) -> None:
         """Write down a change before it is made; an index in memory has nowhere to."""
@@ -249,45 +297,3 @@ class SegmentedIndex:
     def _replace(self, state: State) -> None:
         """Make a state with new segments the current one."""
         self._state = state
-
-
-class FlatIndex(SegmentedIndex):
-    """Exact scan of all rows."""
-
-    default_kind = "flat"
-
-
-class HNSWIndex(SegmentedIndex):
-    """Hierarchical navigable small worlds (Malkov and Yashunin, 2016)."""
-
-    default_kind = "hnsw"
-
-
-class IVFFlatIndex(SegmentedIndex):
-    """Inverted lists of whole rows (Jégou et al., 2011)."""
-
-    default_kind = "ivf-flat"
-
-
-class IVFPQIndex(SegmentedIndex):
-    """Inverted lists of product-quantised rows (Jégou et al., 2011)."""
-
-    default_kind = "ivf-pq"
-
-
-class FP16Index(SegmentedIndex):
-    """Scan of half-precision rows, re-ranked by the rows."""
-
-    default_kind = "fp16"
-
-
-class Int8Index(SegmentedIndex):
-    """Scan of rows in one byte a value, re-ranked by the rows."""
-
-    default_kind = "int8"
-
-
-def _checked_number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not math.isfinite(value):
-        raise VectorIndexError(f"{name} must be a finite number of seconds, not {value!r}")
-    return float(value)

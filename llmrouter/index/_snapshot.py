@@ -2,7 +2,7 @@
 
 ``manifest.json`` names everything else with lengths and checksums, and is replaced by rename. A segment is three files
 that never change: ``.safetensors`` (ids, times and the checksums of the blocks of rows), ``.rows`` (float32, mapped;
-absent where rows are not kept) and ``.faiss`` (the structure; absent where all rows are scanned).
+absent where rows are not kept) and ``.faiss`` (the structure; absent where all rows are scanned, on a device or not).
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from llmrouter.exceptions import ArtifactCorruptError, ConfigError
 from llmrouter.index import _structure
 from llmrouter.index._disk import replace_file, write_file
 from llmrouter.index._kinds import IndexKind
+from llmrouter.index._ranking import BoolArray
+from llmrouter.index._resident import Scan, resident
 from llmrouter.index._rows import DecodedRows, MappedRows, MemoryRows, Rows, block_rows, block_sums
-from llmrouter.index._segment import BoolArray, Segment
+from llmrouter.index._segment import Segment
 from llmrouter.index._state import State, Tail
 
 MANIFEST = "manifest.json"
@@ -132,16 +134,17 @@ def write_segment(folder: Path, name: str, segment: Segment) -> dict[str, Any]:
         size = block_rows(rows.shape[1])
         parts = (rows[at : at + size].data for at in range(0, len(rows), size))
         files[f"{name}.rows"] = write_file(folder / f"{name}.rows", parts)
-    if segment.structure is not None:
-        files[f"{name}.faiss"] = write_file(folder / f"{name}.faiss", [segment.structure.dump()])
+    structure = segment.structure if isinstance(segment.structure, _structure.Structure) else None
+    if structure is not None:
+        files[f"{name}.faiss"] = write_file(folder / f"{name}.faiss", [structure.dump()])
     content = save({"ids": segment.ids, "times": segment.times, "sums": sums})
     files[f"{name}.safetensors"] = write_file(folder / f"{name}.safetensors", [memoryview(content)])
     return {
         "name": name,
         "rows": len(segment.ids),
         "max_length": segment.max_length,
-        "effort": segment.structure.effort if segment.structure else 0,
-        "overfetch": segment.structure.overfetch if segment.structure else 1,
+        "effort": structure.effort if structure else 0,
+        "overfetch": structure.overfetch if structure else 1,
         "files": files,
     }
 
@@ -149,7 +152,8 @@ def write_segment(folder: Path, name: str, segment: Segment) -> dict[str, Any]:
 def read_segment(folder: Path, entry: dict[str, Any], manifest_kind: IndexKind, dimension: int) -> Segment:
     """Return the segment that `entry` of the manifest names, with its rows mapped.
 
-    Everything is checked but the rows, which are when they are first read (see `MappedRows`).
+    Everything is checked but the rows, which are when they are first read (see `MappedRows`): here, where they are
+    copied to a device.
 
     Raises
     ------
@@ -171,8 +175,10 @@ def read_segment(folder: Path, entry: dict[str, Any], manifest_kind: IndexKind, 
         memory = _mapped(folder / f"{name}.rows", files[f"{name}.rows"])
         rows = memory.view(np.float32).reshape(count, dimension)
         mapped = MappedRows(folder / f"{name}.rows", rows, sums)
-    structure = None
-    if f"{name}.faiss" in files:
+    structure: _structure.Structure | Scan | None = None
+    if mapped is not None and manifest_kind.resident:
+        structure = resident(manifest_kind, mapped)
+    elif f"{name}.faiss" in files:
         checked_content(folder / f"{name}.faiss", files[f"{name}.faiss"])
         structure = _structure.load(
             manifest_kind,
@@ -184,7 +190,7 @@ def read_segment(folder: Path, entry: dict[str, Any], manifest_kind: IndexKind, 
     stored: Rows
     if mapped is not None:
         stored = mapped
-    elif structure is not None:
+    elif isinstance(structure, _structure.Structure):
         stored = DecodedRows(structure)
     else:
         stored = MemoryRows(np.empty((0, dimension), np.float32))

@@ -8,8 +8,8 @@ from typing import Self
 import numpy as np
 
 from llmrouter.index._kinds import IndexKind
-from llmrouter.index._ranking import max_length
-from llmrouter.index._segment import BoolArray, Segment
+from llmrouter.index._ranking import BoolArray, max_length
+from llmrouter.index._segment import Segment
 from llmrouter.types import FloatArray, IntArray
 
 # Rows scanned at every search before they are sealed into a segment: 4 MB at 256 dimensions.

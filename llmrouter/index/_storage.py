@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from safetensors import SafetensorError
@@ -17,6 +18,31 @@ from llmrouter.types import FloatArray, IntArray
 
 _LAYOUT = 1
 _HEADER = "index.json"
+
+
+class FlatFiles(ABC):
+    """An index that is made by its dimension alone and reads what any flat index wrote."""
+
+    @abstractmethod
+    def __init__(self, dimension: int) -> None: ...
+
+    @abstractmethod
+    def add(self, ids: IntArray, vectors: FloatArray, /) -> None:
+        """Add rows: `ids` of shape (n,), `vectors` of shape (n, d)."""
+
+    @classmethod
+    def load(cls, folder: Path, /) -> Self:
+        """Read what `save` of any flat index wrote; structures are built anew.
+
+        Raises
+        ------
+        ArtifactCorruptError
+            If a file is missing or damaged; the message names it.
+        """
+        ids, vectors = load_flat(Path(folder))
+        index = cls(vectors.shape[1])
+        index.add(ids, vectors)
+        return index
 
 
 def save_flat(folder: Path, *, ids: IntArray, vectors: FloatArray) -> None:

@@ -4,32 +4,21 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-from llmrouter.exceptions import ArtifactCorruptError, FingerprintError, VectorIndexError
-from llmrouter.index._disk import disk_error, sync_folder
+from llmrouter.exceptions import FingerprintError, VectorIndexError
+from llmrouter.index import _generation
+from llmrouter.index._catch_up import caught_up
+from llmrouter.index._disk import disk_error, locked
 from llmrouter.index._kinds import IndexKind
-from llmrouter.index._log import ChangeLog, read_log
-from llmrouter.index._segment import Segment
+from llmrouter.index._log import ChangeLog
 from llmrouter.index._segmented import SegmentedIndex
-from llmrouter.index._snapshot import (
-    MANIFEST,
-    Manifest,
-    checked_content,
-    read_manifest,
-    read_segment,
-    read_state,
-    write_dead,
-    write_segment,
-)
+from llmrouter.index._snapshot import MANIFEST, Manifest, read_manifest
 from llmrouter.index._state import State
 from llmrouter.types import FloatArray, IntArray
 
-_LOCK = "lock"
 _LOG_LIMIT_BYTES = 1 << 26
-_ATTEMPTS = 5
 
 
 class StoredIndex(SegmentedIndex):
@@ -38,9 +27,9 @@ class StoredIndex(SegmentedIndex):
     Notes
     -----
     Changes go to an append-only log (one record each, synchronised); when the tail is full it is written as a segment
-    with a new manifest and a new log (a snapshot). Many rows added at once go straight into a segment. Rows and
-    structures are mapped, not read. One process writes; others may open the folder with ``read_only=True`` and see it
-    as it was then. After `close`, searches still work and changes are refused.
+    with a new manifest and a new log (a snapshot). Many rows at once go straight into a segment, unless it is built in
+    the background. Rows and structures are mapped. One process writes; others may open the folder with
+    ``read_only=True`` and see it as it was then. After `close`, searches still work and changes are refused.
     """
 
     _folder: Path
@@ -81,11 +70,10 @@ class StoredIndex(SegmentedIndex):
             index._log = log
             index._manifest = Manifest(index.dimension, index.kind, fingerprint, 0, 0, log.path.name)
             index._manifest.write(folder)
-        except OSError as error:
+        except BaseException as error:
             index.close()
-            raise disk_error(folder, error) from error
-        except BaseException:
-            index.close()
+            if isinstance(error, OSError):
+                raise disk_error(folder, error) from error
             raise
         return index
 
@@ -124,6 +112,8 @@ class StoredIndex(SegmentedIndex):
             if not read_only:
                 index._take(folder)
             index._read(read_only=read_only)
+            if manifest.kind.background:
+                index._seal_if_due()
         except OSError as error:
             index.close()
             raise VectorIndexError(
@@ -147,18 +137,18 @@ class StoredIndex(SegmentedIndex):
 
     def snapshot(self) -> None:
         """Write the rows of the log as a segment and begin a new log, so that opening has nothing to replay."""
-        with self._writing:
-            if self._manifest.sequence != self._open_log().sequence:
+        with self._sealing if self._kind.background else self._writing:
+            if self._manifest.sequence == self._open_log().sequence:
+                return
+            if self._kind.background:
+                self._rebuild(all_=False)
+            else:
                 self._replace(self._state.sealed(self._kind, None, all_=False))
 
     def compact(self) -> None:
-        """Rebuild all rows as one segment, without what was removed; searches go on meanwhile.
-
-        Of more than four million rows, as several, so that the memory this takes has a bound.
-        """
-        with self._writing:
-            self._open_log()
-            super().compact()
+        """Rebuild all rows as one segment, or a few; see `SegmentedIndex.compact`."""
+        self._open_log()
+        super().compact()
 
     def verify(self) -> None:
         """Read every file and check it.
@@ -169,23 +159,10 @@ class StoredIndex(SegmentedIndex):
             At the first damaged file; the message names it.
         """
         with self._writing:
-            manifest = self._manifest
-            read_manifest(self._folder)
-            for entry in manifest.segments:
-                for name, recorded in entry["files"].items():
-                    _checked(self._folder / name, recorded)
-            if manifest.dead:
-                _checked(self._folder / manifest.dead["name"], manifest.dead)
-            read_log(self._folder / manifest.log, self.dimension, sequence=manifest.sequence)
+            _generation.verify_files(self._folder, self._manifest)
 
     def save(self, folder: Path, /) -> None:
-        """Write a copy of the index into another folder.
-
-        Raises
-        ------
-        VectorIndexError
-            If there is an index already, or the folder cannot be written.
-        """
+        """Write a copy of the index into another folder; `VectorIndexError` as from `create`."""
         with type(self).create(folder, self.dimension, self.kind, fingerprint=self.fingerprint) as other:
             other._replace(self._state.sealed(self._kind, None, all_=True))
 
@@ -195,7 +172,15 @@ class StoredIndex(SegmentedIndex):
         return cls.open(folder)
 
     def close(self) -> None:
-        """Close the files and let another process write; searches still work."""
+        """Close the files and let another process write; searches still work.
+
+        What is being sealed in the background is waited for; where that fails, its rows are in the log.
+        """
+        with suppress(Exception):  # told in the log of the program
+            self._sealer.wait()
+        self._release()
+
+    def _release(self) -> None:
         with self._writing:
             if self._log is not None:
                 self._log.close()
@@ -214,40 +199,18 @@ class StoredIndex(SegmentedIndex):
 
     def _take(self, folder: Path) -> None:
         """Become the one writer of `folder`."""
-        import fcntl  # not on Windows, where indexes in memory still work
-
         self._folder = folder
-        self._lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        self._lock = locked(folder / _generation.LOCK)
+        if self._lock < 0:
             raise VectorIndexError(
                 f"{folder} is being written by another process or object; open it with read_only=True"
-            ) from error
+            )
 
     def _read(self, *, read_only: bool) -> None:
-        """Read manifest, segments and log; a writer may replace them meanwhile where we hold no lock."""
-        for attempt in range(_ATTEMPTS):
-            manifest = read_manifest(self._folder)
-            try:
-                state = read_state(self._folder, manifest)
-                path = self._folder / manifest.log
-                changes, end = read_log(path, manifest.dimension, sequence=manifest.sequence)
-                break
-            except (FileNotFoundError, ArtifactCorruptError) as error:
-                unchanged = read_manifest(self._folder).generation == manifest.generation
-                if unchanged or attempt == _ATTEMPTS - 1:
-                    if isinstance(error, FileNotFoundError):
-                        raise ArtifactCorruptError(f"cannot read {error.filename}: {error.strerror}") from error
-                    raise
-        for change in changes:
-            state = state.without(change.ids) if change.operation != "add" else state
-            if change.rows:
-                state = state.with_added(change.ids, *change.rows)
-        self._state, self._manifest = state, manifest
+        self._state, self._manifest, sequence, end = _generation.read_folder(self._folder)
         if not read_only:
-            self._log = ChangeLog(path, manifest.dimension, end=end, sequence=manifest.sequence + len(changes))
-            self._clean()
+            self._log = ChangeLog(self._folder / self._manifest.log, self.dimension, end=end, sequence=sequence)
+            _generation.clear_away(self._folder, self._manifest)
 
     def _open_log(self) -> ChangeLog:
         if self._log is None or self._lock < 0:
@@ -273,78 +236,64 @@ class StoredIndex(SegmentedIndex):
             self._bound_the_log()
 
     def _bound_the_log(self) -> None:
-        """Begin a new log where the old one is long; the change is acknowledged even if there is no room for that."""
-        if self._open_log().end > _LOG_LIMIT_BYTES:
+        """Begin a new log where the old one is long; the change is made even if there is no room for that."""
+        if self._kind.background:
+            self._seal_if_due()
+        elif self._open_log().end > _LOG_LIMIT_BYTES:
             with suppress(VectorIndexError):
                 self.snapshot()
+
+    def _due(self) -> bool:
+        if self._log is None or self._lock < 0:
+            return False
+        return super()._due() or self._log.end > _LOG_LIMIT_BYTES
 
     def _record(self, operation: str, ids: IntArray, *rows: FloatArray) -> None:
         self._open_log().append(operation, ids, *rows)
 
     def _replace(self, state: State) -> None:
         """Write new segments, a new log and then the manifest that makes them count."""
-        old_log, old = self._open_log(), self._manifest
-        generation = old.generation + 1
-        fresh: ChangeLog | None = None
+        self._open_log()
         try:
-            state, entries = self._written(state, generation)
-            dead = write_dead(self._folder, f"removed-{generation}.safetensors", state)
-            sequence = old_log.sequence + 1  # the change that led here, if any, has no record
-            fresh = ChangeLog.begin(self._folder / f"log-{generation}.bin", self.dimension, sequence=sequence)
-            sync_folder(self._folder)
-            manifest = Manifest(
-                self.dimension, self._kind, old.fingerprint, generation, sequence, fresh.path.name, entries, dead
-            )
-            manifest.write(self._folder)
+            written, entries = _generation.write_segments(self._folder, state, self._manifest, self._kind)
+            self._commit(written, entries)
         except BaseException as error:
-            if fresh is not None:
-                fresh.close()
-            if self._took_effect(generation):
-                self.close()  # on disk, but perhaps not for good: let an opening decide
-                raise VectorIndexError(
-                    f"{self._folder}: {error}; the folder may have changed: open it again"
-                ) from error
-            self._clean()
-            if isinstance(error, OSError):
-                raise disk_error(self._folder, error) from error
+            self._clear_up(error)
             raise
+
+    def _rebuild(self, *, all_: bool) -> None:
+        """Build segments and write them while changes go on; then write those to a new log, and the manifest."""
+        with self._sealing:
+            self._open_log()  # what another process may write by now is not ours to touch
+            before = self._state
+            try:
+                sealed = before.sealed(self._kind, None, all_=all_)
+                written, entries = _generation.write_segments(self._folder, sealed, self._manifest, self._kind)
+                with self._writing:
+                    self._commit(caught_up(written, before, self._state), entries)
+            except BaseException as error:
+                with self._writing:
+                    self._clear_up(error)
+                raise
+
+    def _commit(self, state: State, entries: tuple[dict[str, Any], ...]) -> None:
+        """Make `state`, whose segments are written, the current one, with the rows of its tail in a new log."""
+        old_log = self._open_log()
+        # one more than the last record: the change that led here, if any, has none
+        manifest, fresh = _generation.write_generation(
+            self._folder, state, entries, self._manifest, old_log.sequence + 1
+        )
         self._state, self._manifest, self._log = state, manifest, fresh
         old_log.close()
-        self._clean()
+        _generation.clear_away(self._folder, self._manifest)
 
-    def _written(self, state: State, generation: int) -> tuple[State, tuple[dict[str, Any], ...]]:
-        """Return `state` with its new segments mapped from the files they were written to, and all entries."""
-        known = {entry["name"]: entry for entry in self._manifest.segments}
-        segments: list[Segment] = []
-        entries = []
-        for number, segment in enumerate(state.segments):
-            if segment.name not in known:
-                entry = write_segment(self._folder, f"segment-{generation}-{number}", segment)
-                segment = read_segment(self._folder, entry, self._kind, self.dimension)
-                known[segment.name] = entry
-            segments.append(segment)
-            entries.append(known[segment.name])
-        return replace(state, segments=tuple(segments)), tuple(entries)
-
-    def _took_effect(self, generation: int) -> bool:
-        """Return whether the manifest is that of `generation`, or cannot be told from it."""
-        try:
-            return read_manifest(self._folder).generation == generation
-        except ArtifactCorruptError:
-            return True
-
-    def _clean(self) -> None:
-        """Remove files that the manifest does not name: of earlier snapshots, and of attempts that failed."""
-        kept = self._manifest.files() | {_LOCK}
-        for pattern in ("segment-*", "log-*.bin", "removed-*.safetensors", f"{MANIFEST}.new"):
-            for path in self._folder.glob(pattern):
-                if path.name not in kept:
-                    with suppress(OSError):
-                        path.unlink()
-
-
-def _checked(path: Path, recorded: dict[str, Any]) -> None:
-    try:
-        checked_content(path, recorded)
-    except OSError as error:
-        raise ArtifactCorruptError(f"cannot read {path}: {error.strerror or error}") from error
+    def _clear_up(self, error: BaseException) -> None:
+        """Leave folder and index as they were before a snapshot that failed, or close, where that cannot be told."""
+        if self._log is None or self._lock < 0:
+            return
+        if _generation.took_effect(self._folder, self._manifest.generation + 1):
+            self._release()  # on disk, but perhaps not for good: let an opening decide
+            raise VectorIndexError(f"{self._folder}: {error}; the folder may have changed: open it again") from error
+        _generation.clear_away(self._folder, self._manifest)
+        if isinstance(error, OSError):
+            raise disk_error(self._folder, error) from error

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 
-from llmrouter.index import IndexKind, StoredIndex, _kinds, _segmented
+from llmrouter.index import StoredIndex, _kinds, _segmented, parse_kind
 
 DIMENSION = 8
 NAMES = ("add", "update", "remove", "bulk", "compact", "snapshot")
@@ -46,7 +46,11 @@ def main(folder, kind, first):
     _segmented.TAIL_ROWS = 24
     _kinds.MIN_STRUCTURE_ROWS = 50
     stored = stored_after(first)
-    with StoredIndex.open(folder) if first else StoredIndex.create(folder, DIMENSION, IndexKind(name=kind)) as index:
+    with (
+        StoredIndex.open(folder)
+        if first
+        else StoredIndex.create(folder, DIMENSION, parse_kind(kind, DIMENSION)) as index
+    ):
         for number in range(first, 100_000):
             name, ids, rows, stored = step(number, stored)
             sys.stdout.write(f"begin {number} {name}\n")

@@ -73,7 +73,7 @@ def test_kinds_with_parameters():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("hnsw:links=3", "index 'hnsw' has no parameter 'links'; one of code_bytes, ef_construction"),
+        ("hnsw:links=3", "index 'hnsw' has no parameter 'links'; one of background, code_bytes"),
         ("hnsw:m=1", "m must be an integer >= 2, not 1"),
         ("hnsw:m=many", "m must be an integer >= 2, not 'many'"),
         ("hnsw:recall=1.0", "recall must be above 0 and below 1, not 1.0; 'flat' is exact"),

@@ -75,14 +75,15 @@ def trials(folder, count, kinds, seed):
     return told
 
 
-def test_killed_in_every_kind_of_step(tmp_path):
-    told = trials(tmp_path / "index", 6, ["flat"], seed=0)
+@pytest.mark.parametrize("kind", ["flat", "flat:background=True"])
+def test_killed_in_every_kind_of_step(tmp_path, kind):
+    told = trials(tmp_path / "index", 6, [kind], seed=0)
     assert sum(told.values()) == 6
 
 
 @pytest.mark.soak
 def test_killed_two_hundred_times(tmp_path):
     pytest.importorskip("faiss", reason="faiss is not installed")
-    told = trials(tmp_path / "index", 200, ["flat", "hnsw", "int8", "flat"], seed=1)
+    told = trials(tmp_path / "index", 200, ["flat", "hnsw:background=True", "int8", "flat:background=True"], seed=1)
     print(json.dumps({"trials": sum(told.values()), "acknowledged and missing": 0, "ends": dict(sorted(told.items()))}))
     assert sum(told.values()) == 200

@@ -433,12 +433,12 @@ def test_a_full_disk(folder):
 def test_a_read_only_folder(folder, monkeypatch):
     with StoredIndex.create(folder, 6) as index:
         stored = grow(index)
-    monkeypatch.setattr(_stored, "os", FailingDisk(1, errno.EROFS))
+    monkeypatch.setattr(_disk, "os", FailingDisk(1, errno.EROFS))
     with pytest.raises(VectorIndexError, match=r"for writing: Read-only file system.*read_only=True"):
         StoredIndex.open(folder)
     with StoredIndex.open(folder, read_only=True) as index:
         assert_searches_like(index, stored, QUERIES, 60)
-    monkeypatch.setattr(_stored, "os", FailingDisk(1, errno.EROFS))
+    monkeypatch.setattr(_disk, "os", FailingDisk(1, errno.EROFS))
     with pytest.raises(VectorIndexError, match="Read-only file system"):
         StoredIndex.create(folder.parent / "other", 6)
 
