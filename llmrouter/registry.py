@@ -44,6 +44,7 @@ _BUILTIN: Mapping[Kind, Mapping[str, str]] = {
         "nirt": "llmrouter.routers._irt:NIRTRouter",
         "carrot": "llmrouter.routers._carrot:CarrotRouter",
         "kernel-knn": "llmrouter.routers._kernel_knn:KernelKNNRouter",
+        "condensed-knn": "llmrouter.routers._condensed:CondensedKNNRouter",
         "knn-select": "llmrouter.routers._selection:KNNSelectRouter",
         "r2t2": "llmrouter.routers._r2t2:R2T2Router",
         "uniroute": "llmrouter.routers._kmeans:UniRouteRouter",

@@ -45,7 +45,8 @@ class SentenceTransformersEncoder:
         Of the network; None is bfloat16 on a GPU that has it, float32 elsewhere. It is part of the fingerprint where it
         is not float32: vectors differ in the third digit.
     prompt : str, optional
-        Put before every text, e.g. ``"query: "`` for the E5 family; None is the model's default prompt, if any.
+        Put before every text, with a blank between, e.g. ``"query:"`` for the E5 family; None is the model's default
+        prompt, if any.
     compiled : bool
         Whether torch compiles the network (CUDA graphs included, on a GPU), one shape for each length that is a
         multiple of 16 and each full batch. The first encodings take minutes then; for servers that stay up.
@@ -98,7 +99,7 @@ class SentenceTransformersEncoder:
         if self._precision != "float32":
             self._model = self._model.bfloat16()
         default = self._model.prompts.get(self._model.default_prompt_name or "", "")
-        self._prompt = default if prompt is None else prompt
+        self._prompt = default if prompt is None else _with_blank(prompt)
         tokenizer = _fast_tokenizer(self._model, source)
         self._specials = special_tokens(tokenizer)
         window_tokens = _checked_window(self._model, window_tokens, len(self._specials), source)
@@ -182,6 +183,10 @@ def _load(source: ModelSource, device: str | None) -> Any:
             f"cannot load {source.name!r} from {source.folder} as a sentence encoder: {error}"
         ) from error
     return model.eval()
+
+
+def _with_blank(prompt: str) -> str:
+    return prompt if not prompt or prompt[-1].isspace() else f"{prompt} "
 
 
 def _best_precision(device: Any) -> str:

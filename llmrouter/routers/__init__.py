@@ -9,6 +9,7 @@ from llmrouter.routers._carrot import CarrotRouter
 from llmrouter.routers._factorisation import FactorisationRouter
 from llmrouter.routers._forest import ForestRouter
 from llmrouter.routers._irt import MIRTRouter, NIRTRouter
+from llmrouter.routers._condensed import CondensedKNNRouter
 from llmrouter.routers._kernel_knn import KernelKNNRouter
 from llmrouter.routers._kernel_ridge import KernelRidgeRouter
 from llmrouter.routers._kmeans import UniRouteRouter
@@ -36,6 +37,7 @@ __all__ = [
     "BoostingRouter",
     "CarrotRouter",
     "CheapestRouter",
+    "CondensedKNNRouter",
     "FactorisationRouter",
     "ForestRouter",
     "FullStackRouter",

@@ -23,6 +23,21 @@ NOT_LEARNING = {
 OLD_COLUMNS_MAY_MOVE = {"best-single": "a new model that is better takes over, which is what its name says"}
 
 
+SMALL = {
+    "stack-full": {
+        "members": "forest:trees=20;forest:trees=20,depth=6,seed=1;kernel-ridge:landmarks=50;"
+        "kernel-ridge:landmarks=80,length=0.2;ridge;uniroute;logistic;mlp",
+        "folds": 3,
+    }
+}
+"""Settings of routers whose defaults are too slow to be fitted hundreds of times; every kind of member is there."""
+
+
+def make(name):
+    """Return an unfitted router of that name, as the checks use it."""
+    return create("router", name, **SMALL.get(name, {}))
+
+
 def unit(rows):
     rows = np.asarray(rows, dtype=np.float32)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
@@ -70,7 +85,7 @@ def check_router(name):
 
 def check_shapes_and_range(name):
     X, y = data()
-    router = create("router", name)
+    router = make(name)
     before = router.get_params()
     assert router.fit(X, y) is router
     assert router.get_params() == before, "fit must not change parameters"
@@ -87,7 +102,7 @@ def check_shapes_and_range(name):
 
 def check_determinism(name):
     X, y = data()
-    first, second = (create("router", name).fit(X, y).estimate(X) for _ in range(2))
+    first, second = (make(name).fit(X, y).estimate(X) for _ in range(2))
     np.testing.assert_array_equal(first[0], second[0])
     np.testing.assert_array_equal(first[1], second[1])
 
@@ -96,7 +111,7 @@ def check_inputs_are_not_changed(name):
     X, y = data()
     y[3, 1] = np.nan
     kept = X.copy(), y.copy()
-    router = create("router", name).fit(X, y)
+    router = make(name).fit(X, y)
     router.estimate(X)
     router.add_column(X, y[:, 0])
     np.testing.assert_array_equal(X, kept[0])
@@ -108,7 +123,7 @@ def check_missing(name):
     sparse = y.copy()
     sparse[np.random.default_rng(1).random(y.shape) < 0.6] = np.nan
     sparse[:, 2] = np.nan
-    mean, std = create("router", name).fit(X, sparse).estimate(X[:4])
+    mean, std = make(name).fit(X, sparse).estimate(X[:4])
     assert np.isfinite(mean[:, :2]).all()
     assert (std[:, :2] > 0).all()
     assert np.isnan(mean[:, 2]).all(), "a model that was never observed must stay NaN"
@@ -117,7 +132,7 @@ def check_missing(name):
 
 def check_one_armed_log(name):
     X, y, truth = topics(600)
-    mean, std = create("router", name).fit(X, one_armed(y)).estimate(X)
+    mean, std = make(name).fit(X, one_armed(y)).estimate(X)
     assert np.isfinite(mean).all()
     assert ((mean >= 0) & (mean <= 1)).all()
     assert (std > 0).all()
@@ -129,7 +144,7 @@ def check_it_learns(name):
     if name in NOT_LEARNING or name == "mean":
         return
     X, y, truth = topics(800)
-    predicted = create("router", name).fit(X, y).predict(X)
+    predicted = make(name).fit(X, y).predict(X)
     constant = rmse(np.tile(y.mean(axis=0), (len(y), 1)), truth)
     assert rmse(predicted, truth) < 0.8 * constant
 
@@ -137,7 +152,7 @@ def check_it_learns(name):
 def check_few_prompts(name):
     for n in (1, 2, 6):
         X, y = data(n=n)
-        mean, std = create("router", name).fit(X, y).estimate(data(n=5, seed=9)[0])
+        mean, std = make(name).fit(X, y).estimate(data(n=5, seed=9)[0])
         assert np.isfinite(mean).all()
         assert ((mean >= 0) & (mean <= 1)).all()
         assert (std > 0).all()
@@ -145,14 +160,14 @@ def check_few_prompts(name):
 
 def check_one_model(name):
     X, y = data(m=1)
-    mean, std = create("router", name).fit(X, y).estimate(X[:3])
+    mean, std = make(name).fit(X, y).estimate(X[:3])
     assert mean.shape == std.shape == (3, 1)
     assert np.isfinite(mean).all()
 
 
 def check_amounts(name):
     X, y = amounts()
-    router = create("router", name)
+    router = make(name)
     mean, std = router.fit(X, y).estimate(X)
     assert np.isfinite(mean).all()
     assert (mean >= 0).all()
@@ -167,7 +182,7 @@ def check_amounts(name):
 def check_small_amounts_keep_their_scale(name):
     """Costs in dollars lie in [0, 1] like qualities, a thousand times smaller."""
     X, y = amounts()
-    router = create("router", name)
+    router = make(name)
     if router.cost_router is not None:
         return
     mean, _ = router.fit(X, y * 1e-6).estimate(X)
@@ -180,7 +195,7 @@ def check_small_amounts_keep_their_scale(name):
 def check_order_and_batch(name):
     X, y = data()
     queries = data(n=17, seed=5)[0]
-    router = create("router", name).fit(X, y)
+    router = make(name).fit(X, y)
     together = np.stack(router.estimate(queries))
     order = np.random.default_rng(0).permutation(len(queries))
     np.testing.assert_allclose(np.stack(router.estimate(queries[order])), together[:, order], rtol=1e-9, atol=1e-9)
@@ -194,7 +209,7 @@ def check_weight_zero_removes_a_prompt(name):
     weight[::4] = 0.0
     flipped = y.copy()
     flipped[::4] = 1.0 - flipped[::4]
-    first, second = (create("router", name).fit(X, outcomes, weight).estimate(X) for outcomes in (y, flipped))
+    first, second = (make(name).fit(X, outcomes, weight).estimate(X) for outcomes in (y, flipped))
     np.testing.assert_allclose(first[0], second[0], atol=1e-9)
     np.testing.assert_allclose(first[1], second[1], atol=1e-9)
 
@@ -203,14 +218,14 @@ def check_weight_zero_removes_a_prompt(name):
 
 
 def check_standard_errors_fall_with_data(name):
-    small, large = (create("router", name).fit(*data(n=n)).predict_std(data(n=40, seed=5)[0]) for n in (25, 1000))
+    small, large = (make(name).fit(*data(n=n)).predict_std(data(n=40, seed=5)[0]) for n in (25, 1000))
     assert large.mean() < small.mean()
 
 
 def check_equal_outcomes_are_not_certain(name):
     X, y = data()
     for value in (0.0, 1.0):
-        std = create("router", name).fit(X, np.full_like(y, value)).predict_std(X[:5])
+        std = make(name).fit(X, np.full_like(y, value)).predict_std(X[:5])
         assert (std > 1e-4).all()
 
 
@@ -221,7 +236,7 @@ def check_add_column(name):
     X, y, _ = topics(400)
     queries = topics(30, seed=9)[0]
     for count in (1, 5, 50):
-        router = create("router", name).fit(X, y[:, :3])
+        router = make(name).fit(X, y[:, :3])
         before = router.estimate(queries)
         assert router.add_column(X[:count], y[:count, 3]) is router
         mean, std = router.estimate(queries)
@@ -241,17 +256,15 @@ def check_added_column_approaches_a_refit(name):
     if name in NOT_LEARNING:
         return
     X, y, truth = topics(800)
-    refit = create("router", name).fit(X, y).predict(X)[:, 3]
-    few, many = (
-        create("router", name).fit(X, y[:, :3]).add_column(X[:n], y[:n, 3]).predict(X)[:, 3] for n in (5, len(X))
-    )
+    refit = make(name).fit(X, y).predict(X)[:, 3]
+    few, many = (make(name).fit(X, y[:, :3]).add_column(X[:n], y[:n, 3]).predict(X)[:, 3] for n in (5, len(X)))
     assert rmse(many, truth[:, 3]) < rmse(refit, truth[:, 3]) + 0.06
     assert rmse(many, refit) < max(rmse(few, refit), 0.06)
 
 
 def check_add_column_to_amounts(name):
     X, y = amounts()
-    router = create("router", name).fit(X, y[:, :2])
+    router = make(name).fit(X, y[:, :2])
     mean, std = router.add_column(X[:100], y[:100, 2]).estimate(X)
     assert np.isfinite(mean).all()
     assert (mean >= 0).all()
@@ -263,7 +276,7 @@ def check_add_column_to_amounts(name):
 def check_add_column_where_a_model_is_unobserved(name):
     X, y = data()
     y[:, 1] = np.nan
-    mean = create("router", name).fit(X, y).add_column(X[:20], y[:20, 0]).predict(X[:4])
+    mean = make(name).fit(X, y).add_column(X[:20], y[:20, 0]).predict(X[:4])
     assert np.isnan(mean[:, 1]).all()
     assert np.isfinite(mean[:, [0, 2, 3]]).all()
 
@@ -271,7 +284,7 @@ def check_add_column_where_a_model_is_unobserved(name):
 def check_drop_column(name):
     X, y = data()
     y[:, 0] *= 0.5
-    router = create("router", name).fit(X, y)
+    router = make(name).fit(X, y)
     before = router.estimate(X)
     assert router.drop_column(0) is router
     assert router.n_models_ == 2
@@ -290,7 +303,7 @@ def check_drop_column(name):
 
 def check_partial_fit(name):
     X, y, _ = topics(300)
-    router = create("router", name).fit(X, y)
+    router = make(name).fit(X, y)
     if not hasattr(router, "partial_fit"):
         return
     assert isinstance(router, OnlineRouter)
@@ -312,8 +325,8 @@ def check_partial_fit(name):
         with pytest.raises(DataError):
             router.partial_fit(more, wrong)
     np.testing.assert_array_equal(router.predict(X).mean(axis=0), after)
-    fresh = create("router", name).partial_fit(X, y)
-    np.testing.assert_array_equal(fresh.predict(X), create("router", name).fit(X, y).predict(X))
+    fresh = make(name).partial_fit(X, y)
+    np.testing.assert_array_equal(fresh.predict(X), make(name).fit(X, y).predict(X))
 
 
 # State
@@ -342,7 +355,7 @@ def check_state(name):
     X, y = data()
     queries = data(n=9, seed=5)[0]
     for outcomes in (y, one_armed(y), np.where(np.arange(3) == 1, np.nan, y), 900.0 * y):
-        router = create("router", name).fit(X, outcomes)
+        router = make(name).fit(X, outcomes)
         arrays, values = router.state()
         again = type(router).from_state(arrays, values, index=getattr(router, "index_", None))
         assert_same_estimates(router, again, queries)
@@ -352,7 +365,7 @@ def check_state(name):
 
 def check_state_with_columns_that_came_and_went(name):
     X, y = data(m=4)
-    router = create("router", name).fit(X, y[:, :3])
+    router = make(name).fit(X, y[:, :3])
     router.add_column(X[:30], y[:30, 3]).drop_column(1)
     again = through_a_file(router)
     assert again.n_models_ == 3
@@ -367,7 +380,7 @@ def check_state_with_columns_that_came_and_went(name):
 
 def check_refusals(name):
     X, y = data()
-    unfitted = create("router", name)
+    unfitted = make(name)
     for call in (unfitted.predict, unfitted.predict_std, unfitted.estimate):
         with pytest.raises(NotFittedError):
             call(X)
@@ -380,8 +393,8 @@ def check_refusals(name):
     wrong_weight = -np.ones(len(X))
     for wrong in ((X[:2], y), (X[:0], y[:0]), (X * np.nan, y), (X, y + np.inf), (X, y, wrong_weight), (X[0], y)):
         with pytest.raises(DataError):
-            create("router", name).fit(*wrong)
-    router = create("router", name).fit(X, y)
+            make(name).fit(*wrong)
+    router = make(name).fit(X, y)
     for wrong in (X[:, :2], X[0], X * np.nan):
         with pytest.raises(DataError):
             router.predict(wrong)
@@ -399,7 +412,7 @@ def check_refusals(name):
 def check_parameters(name):
     from sklearn.base import clone
 
-    router = create("router", name)
+    router = make(name)
     parameters = router.get_params()
     copy = clone(router)
     assert type(copy) is type(router)

@@ -4,7 +4,7 @@ import shutil
 import numpy as np
 import pytest
 
-from llmrouter.encoders import SentenceTransformersEncoder
+from llmrouter.encoders import SentenceTransformersEncoder, load_encoder
 from llmrouter.exceptions import ConfigError, EncoderError
 
 TEXTS = ["What is the capital of France?", "hello", "Wo wohnt der Fuchs, 狐狸? 🦊", "def f():\n    pass", "fox " * 200]
@@ -110,7 +110,8 @@ def test_real_prompts_give_the_stored_vectors(minilm, shared_data):
 
 def test_a_prompt_may_be_given(tiny_folder):
     plain = SentenceTransformersEncoder(tiny_folder, device="cpu")
-    prompted = SentenceTransformersEncoder(tiny_folder, device="cpu", prompt="house ")
+    prompted = load_encoder(f"{tiny_folder}", device="cpu", prompt="house")
+    assert prompted.fingerprint == load_encoder(tiny_folder, device="cpu", prompt="house ").fingerprint
     np.testing.assert_allclose(prompted.encode(["fox"]), plain.encode(["house fox"]), atol=1e-6)
     assert prompted.fingerprint != plain.fingerprint
 

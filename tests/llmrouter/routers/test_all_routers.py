@@ -9,11 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llmrouter.exceptions import DataError
-from llmrouter.registry import available, create
+from llmrouter.registry import available
 from llmrouter.routers import BestSingleRouter, CheapestRouter, MeanRouter, RandomRouter
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "contracts"))
-from router_kit import CHECKS, data, one_armed, through_a_file
+from router_kit import CHECKS, data, make, one_armed, through_a_file
 
 
 @pytest.mark.parametrize("name", available("router"))
@@ -30,7 +30,7 @@ def test_contract(check, name):
 def test_order_batch_and_saving_do_not_matter(name, n, d, m, sparse, seed):
     X, y = data(n=n, d=d, m=m, seed=seed)
     queries, _ = data(n=6, d=d, seed=seed + 1)
-    router = create("router", name).fit(X, one_armed(y) if sparse else y)
+    router = make(name).fit(X, one_armed(y) if sparse else y)
     together = np.stack(router.estimate(queries))
     np.testing.assert_allclose(np.stack(router.estimate(queries[::-1]))[:, ::-1], together, rtol=1e-9, atol=1e-9)
     alone = np.concatenate([np.stack(router.estimate(query[None])) for query in queries], axis=1)
