@@ -21,6 +21,7 @@ _BUILTIN: Mapping[Kind, Mapping[str, str]] = {
     "encoder": {
         "static": "llmrouter.encoders._static:StaticEncoder",
         "form": "llmrouter.encoders._form:FormEncoder",
+        "head": "llmrouter.encoders._head:HeadEncoder",
         "onnx": "llmrouter.encoders._onnx:OnnxEncoder",
         "sentence-transformers": "llmrouter.encoders._sentence_transformers:SentenceTransformersEncoder",
     },
@@ -52,6 +53,8 @@ _BUILTIN: Mapping[Kind, Mapping[str, str]] = {
         "avengers": "llmrouter.routers._avengers:AvengersRouter",
         "avengers-pro": "llmrouter.routers._avengers:AvengersProRouter",
         "two-step": "llmrouter.routers._two_step:TwoStepRouter",
+        "cscr": "llmrouter.routers._cscr:CSCRRouter",
+        "routerdc": "llmrouter.routers._routerdc:RouterDCRouter",
         "linear-bandit": "llmrouter.routers._bandit:LinearBanditRouter",
         "random": "llmrouter.routers._baselines:RandomRouter",
         "mean": "llmrouter.routers._baselines:MeanRouter",

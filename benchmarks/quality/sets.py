@@ -28,6 +28,7 @@ LEARNED = (
     "carrot:estimator=mlp",
     "knn",
     "kernel-knn",
+    "condensed-knn",
     "knn-select",
     "r2t2",
     "uniroute",
@@ -35,6 +36,8 @@ LEARNED = (
     "avengers",
     "avengers-pro",
     "two-step",
+    "cscr",
+    "routerdc",
     "linear-bandit",
 )
 PLAIN = ("knn:k=40", "knn:k=100", "knn:k=200", "logistic:penalty=10.0,sharing=0.0")

@@ -25,7 +25,8 @@ def load_encoder(name: str | Path = "static", **settings: Any) -> Encoder:
         - ``static`` (or another registered name), with settings if wanted: ``static:max_windows=4``,
           ``onnx:folder=DIR``;
         - ``minilm``: all-MiniLM-L6-v2 by sentence-transformers;
-        - a folder: a static table, an ONNX export or a sentence-transformers model, as its ``config.json`` says;
+        - a folder: a static table, an ONNX export, a projection head or a sentence-transformers model, as its
+          ``config.json`` says;
         - a hub id with its owner, ``owner/model``.
     **settings
         Given to the constructor; they come before those in `name`.
@@ -74,6 +75,8 @@ def _from_folder(folder: Path, settings: dict[str, Any]) -> Encoder:
     kind = read_json_object(folder / "config.json").get("kind") if (folder / "config.json").exists() else None
     if kind == "static":
         return _by_name("static", {"path": folder, **settings})
+    if kind == "head":
+        return _by_name("head", {"folder": folder, **settings})
     if kind == "onnx":
         return _by_name("onnx", {"folder": folder, **settings})
     return _by_name(_SENTENCE_TRANSFORMERS, {"model": folder, **settings})

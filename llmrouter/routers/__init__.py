@@ -6,10 +6,13 @@ from llmrouter.routers._base import BaseRouter, Router, weighted_mean
 from llmrouter.routers._baselines import BaselineRouter, BestSingleRouter, CheapestRouter, MeanRouter, RandomRouter
 from llmrouter.routers._boosting import BoostingRouter
 from llmrouter.routers._carrot import CarrotRouter
+from llmrouter.routers._condensed import CondensedKNNRouter
+from llmrouter.routers._contrastive import ContrastiveRouter
+from llmrouter.routers._cscr import CSCRRouter
+from llmrouter.routers._descriptors import Descriptor, ModelDescriptor, OutcomeFingerprint
 from llmrouter.routers._factorisation import FactorisationRouter
 from llmrouter.routers._forest import ForestRouter
 from llmrouter.routers._irt import MIRTRouter, NIRTRouter
-from llmrouter.routers._condensed import CondensedKNNRouter
 from llmrouter.routers._kernel_knn import KernelKNNRouter
 from llmrouter.routers._kernel_ridge import KernelRidgeRouter
 from llmrouter.routers._kmeans import UniRouteRouter
@@ -22,6 +25,7 @@ from llmrouter.routers._online import OnlineRouter
 from llmrouter.routers._pair import RouterPair, cost_target, fit_pair
 from llmrouter.routers._prior import PRESUMED_PROMPTS
 from llmrouter.routers._r2t2 import R2T2Router
+from llmrouter.routers._routerdc import RouterDCRouter
 from llmrouter.routers._selection import KNNSelectRouter
 from llmrouter.routers._stack import FullStackRouter, StackRouter
 from llmrouter.routers._svm import SVMRouter
@@ -35,9 +39,12 @@ __all__ = [
     "BaselineRouter",
     "BestSingleRouter",
     "BoostingRouter",
+    "CSCRRouter",
     "CarrotRouter",
     "CheapestRouter",
     "CondensedKNNRouter",
+    "ContrastiveRouter",
+    "Descriptor",
     "FactorisationRouter",
     "ForestRouter",
     "FullStackRouter",
@@ -51,13 +58,16 @@ __all__ = [
     "MIRTRouter",
     "MLPRouter",
     "MeanRouter",
+    "ModelDescriptor",
     "NIRTRouter",
     "NeighbourRouter",
     "OnlineRouter",
+    "OutcomeFingerprint",
     "R2T2Router",
     "RandomRouter",
     "RidgeRouter",
     "Router",
+    "RouterDCRouter",
     "RouterPair",
     "SVMRouter",
     "StackRouter",

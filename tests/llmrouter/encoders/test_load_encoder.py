@@ -29,7 +29,7 @@ def test_onnx_by_name(tiny_onnx_folder):
 
 @pytest.mark.parametrize("name", ["statc", "", " ", "ststic:max_windows=2"])
 def test_unknown_names_list_the_known(name):
-    with pytest.raises(ConfigError, match="one of form, onnx, sentence-transformers, static, minilm"):
+    with pytest.raises(ConfigError, match="one of form, head, onnx, sentence-transformers, static, minilm"):
         load_encoder(name)
 
 

@@ -1,14 +1,18 @@
 """scikit-learn's estimator checks over the whole registry; every exception is listed here with its reason."""
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from llmrouter.exceptions import NotFittedError
-from llmrouter.registry import available, create
+from llmrouter.registry import available, resolve
 from llmrouter.routers import MeanRouter
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "contracts"))
+from router_kit import make
 
 EVERY_ROUTER = {
     "check_supervised_y_no_nan": "NaN in y is data: the model was not observed on that prompt",
@@ -22,6 +26,8 @@ _BY_ROUTER = {
     "mlp": {_WEIGHTS: _BOOTSTRAP},
     "forest": {_WEIGHTS: _BOOTSTRAP},
     "carrot": {_WEIGHTS: _FOLDS},
+    "cscr": {_WEIGHTS: _FOLDS},
+    "routerdc": {_WEIGHTS: _FOLDS},
     "svm": {_WEIGHTS: _FOLDS},
     "stack": {_WEIGHTS: _FOLDS},
     "stack-full": {_WEIGHTS: _FOLDS},
@@ -30,14 +36,14 @@ _BY_ROUTER = {
     },
 }
 
-NAMES = {type(create("router", name)): name for name in available("router")}
+NAMES = {resolve("router", name): name for name in available("router")}
 
 
 def expected_failures(estimator):
     return EVERY_ROUTER | _BY_ROUTER.get(NAMES[type(estimator)], {})
 
 
-@parametrize_with_checks([kind() for kind in NAMES], expected_failed_checks=expected_failures)
+@parametrize_with_checks([make(name) for name in NAMES.values()], expected_failed_checks=expected_failures)
 def test_estimator_check(estimator, check):
     check(estimator)
 

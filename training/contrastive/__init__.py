@@ -1,0 +1,1 @@
+"""CSCR and RouterDC: trained with progress, early stopping and checkpoints, exported, compared."""

@@ -1,0 +1,284 @@
+"""One training run of each method: data in, encoder or head, checks and artifact out."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save
+
+from llmrouter import artifact
+from llmrouter._files import json_bytes, write_atomically
+from llmrouter.encoders import ProjectionHead, encode_cached, load_encoder, save_head
+from llmrouter.encoders._sources import resolve_source
+from llmrouter.exceptions import DataError
+from llmrouter.outcomes import OutcomeTable
+from llmrouter.routers import CSCRRouter, OutcomeFingerprint, RouterDCRouter, weighted_mean
+from llmrouter.routers._clusters import cosines, nearest_clusters, spherical_kmeans
+from llmrouter.routers._contrastive_loss import CostSpectrum
+from llmrouter.types import FloatArray, IntArray
+from training.contrastive import _losses, _modules, _trainer
+from training.contrastive._trainer import TrainingSettings
+from training.contrastive.export import export_head
+from training.train import fit
+
+Say = Callable[[str], None]
+_MODEL_SPREAD = 0.78
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run: the trained encoder's folder, the calibrated router, the artifact (None without costs).
+
+    The router's state lies beside them in ``router.safetensors`` and ``router.json``, the course of the training in
+    ``history.json``.
+    """
+
+    encoder: Path
+    router: CSCRRouter | RouterDCRouter
+    artifact: Path | None
+    progress: Mapping[str, Any]
+
+
+def train_rows(table: OutcomeTable) -> IntArray:
+    """Return the rows of the train split.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+    """
+    rows = np.flatnonzero(np.asarray([split == "train" for split in table.splits], dtype=bool))
+    if not rows.size:
+        raise DataError(f"{table.name or 'the table'} has no train split; it has {sorted(set(table.splits))}")
+    return rows
+
+
+def train_cscr(
+    table: OutcomeTable,
+    out: Path,
+    *,
+    encoder: str,
+    settings: TrainingSettings,
+    parameters: Mapping[str, Any],
+    say: Say = print,
+) -> Finished:
+    """Train CSCR's head over a frozen encoder on the train split and write encoder and artifact under `out`.
+
+    Parameters
+    ----------
+    table : OutcomeTable
+        Outcomes.
+    out : Path
+        Holds ``checkpoint.safetensors``, ``encoder/`` (safetensors and ONNX) and ``artifacts/``.
+    encoder : str
+        As `load_encoder` takes it.
+    settings : TrainingSettings
+        Of the run.
+    parameters : mapping
+        Of `CSCRRouter`: what describes models, the loss and the head.
+    say : callable
+        Takes one line of progress.
+    """
+    import torch
+
+    rows = train_rows(table)
+    train = table.select(rows)
+    loaded = load_encoder(encoder)
+    X, y = encode_cached(loaded, train.router_texts()), train.quality
+    learn, held_out = settings.split(len(X))
+    costs = _costs(train)
+    router = CSCRRouter(**{"costs": costs, **parameters, "seed": settings.seed, "members": 1})
+    once = np.ones(len(learn))
+    fingerprint = OutcomeFingerprint.over(
+        X[learn], once, probes=router.probes, anchors=router.anchors, shrinkage=router.shrinkage, seed=router.seed
+    )
+    if router.centred:
+        fingerprint = fingerprint.centred(X[learn], y[learn], once)
+    vectors = fingerprint.describe(X[learn], y[learn], once)
+    shift = router.gamma if router.cost_sign == "plus" else -router.gamma
+    prices = np.zeros(y.shape[1]) if router.costs is None else np.asarray(router.costs, dtype=np.float64)
+    spectrum = CostSpectrum.make(prices, bands=router.bands, alpha=router.alpha, tau_min=router.tau_min, shift=shift)
+    place = _trainer.device()
+    inputs, relevance, models = (
+        torch.tensor(np.asarray(values, dtype=np.float32), device=place) for values in (X, y, vectors)
+    )
+
+    def loss_of(module: Any, batch: IntArray, generator: np.random.Generator, learning: bool) -> Any:
+        del generator, learning
+        chosen = torch.as_tensor(batch, device=place)
+        return _losses.cost_spectrum_loss(module(inputs[chosen]) @ models.T, relevance[chosen], spectrum)
+
+    module = _modules.head_module(_first_head(router, X.shape[1], fingerprint, settings.seed)).to(place)
+    identity = {
+        "method": "cscr", "encoder": loaded.fingerprint, "probe_set": fingerprint.probe_set,
+        "data": _hash(train), "parameters": _plain(router),
+    }  # fmt: skip
+    progress = _trainer.run(
+        module, loss_of, rows=(learn, held_out), settings=settings, folder=out, identity=identity, say=say
+    )
+    head = _modules.trained_head(module)
+    folder = out / "encoder"
+    about = {
+        "method": "cscr",
+        "probe_set": fingerprint.probe_set,
+        "best": progress["best"],
+        "epoch": progress["best_epoch"],
+    }
+    save_head(folder, head, base=encoder, base_fingerprint=loaded.fingerprint, about=about)
+    say(f"wrote {folder}; head.onnx differs from head.safetensors by {export_head(folder):.1e} at most")
+    router.adopt_described(X, y, (head, vectors), held_out=held_out, fingerprint=fingerprint)
+    written = _artifact(train, X, router, "cscr", out, artifact.EncoderSpec(encoder, {}, loaded.fingerprint), say)
+    return _finished(folder, router, written, progress, out, identity)
+
+
+def train_routerdc(
+    table: OutcomeTable,
+    out: Path,
+    *,
+    encoder: str,
+    settings: TrainingSettings,
+    parameters: Mapping[str, Any],
+    longest: int = 128,
+    most_prompts: int = 0,
+    say: Say = print,
+) -> Finished:
+    """Fine-tune a sentence encoder and learn model embeddings by RouterDC on the train split, end to end.
+
+    The encoder is then exported to ONNX, checked against the fine-tuned one, and the calibrated router works on the
+    exported encoder's vectors: what is served is what was calibrated.
+
+    Parameters
+    ----------
+    table, out, settings, say
+        As `train_cscr`.
+    encoder : str
+        ``minilm``, a local folder or a hub id.
+    parameters : mapping
+        Of `RouterDCRouter`.
+    longest : int
+        Tokens of a text that training sees at most.
+    most_prompts : int
+        Prompts to train on, drawn by the seed; 0 is all.
+    """
+    import torch
+
+    from training.export_onnx import export
+
+    train = table.select(_drawn(train_rows(table), most_prompts, settings.seed))
+    source = resolve_source(encoder)
+    texts, y = train.router_texts(), train.quality
+    learn, held_out = settings.split(len(texts))
+    router = RouterDCRouter(**{**parameters, "seed": settings.seed, "members": 1, "hidden": 0})
+    place = _trainer.device()
+    tokens = _modules.Tokens(source, texts, longest=longest)
+    module: Any = _modules.encoder_module(source, y.shape[1], spread=_MODEL_SPREAD, seed=settings.seed).to(place)
+    module.eval()
+    say(f"{table.name}: {len(texts)} prompts, {y.shape[1]} models; {source.name} on {place}")
+    frozen = _modules.embed(module, tokens, np.arange(len(texts)), place)
+    centroids = spherical_kmeans(frozen[learn], router.clusters, weight=np.ones(len(learn)), seed=router.seed)
+    cluster = nearest_clusters(cosines(frozen, centroids), 1)[:, 0]
+    score = y - router.cost_rate * _normalised(_costs(train), y.shape[1])
+    ties = np.random.default_rng([settings.seed, 3]).random(y.shape)
+
+    def loss_of(current: Any, batch: IntArray, generator: np.random.Generator, learning: bool) -> Any:
+        queries = current(*tokens.batch(batch, place))
+        similarity = queries @ torch.nn.functional.normalize(current.models, dim=1).T
+        loss = _losses.sample_llm_loss(
+            similarity, score[batch], best=router.best, worst=router.worst, temperature=router.temperature,
+            ties=ties[batch],
+        )  # fmt: skip
+        if not learning or not router.sample_weight_ratio:
+            return loss
+        return loss + router.sample_weight_ratio * _losses.sample_sample_loss(
+            queries, cluster[batch], negatives=router.negatives, generator=generator
+        )
+
+    identity = {
+        "method": "routerdc", "encoder": source.weights_sha256, "longest": longest,
+        "data": _hash(train), "parameters": _plain(router),
+    }  # fmt: skip
+    progress = _trainer.run(
+        module, loss_of, rows=(learn, held_out), settings=settings, folder=out, identity=identity, say=say
+    )
+    vectors = module.models.detach().cpu().numpy().astype(np.float64)
+    _modules.save_encoder(module, source, out / "weights")
+    folder = out / "encoder"
+    config = export(resolve_source(out / "weights"), folder)
+    say(f"wrote {folder}; smallest cosine of ONNX and original {config['cosine_with_source']['min']:.6f}")
+    exported = load_encoder(folder)
+    X = encode_cached(exported, texts)
+    router.adopt(X, y, (ProjectionHead(()), vectors), held_out=held_out)
+    spec = artifact.EncoderSpec(str(folder), {}, exported.fingerprint)
+    return _finished(folder, router, _artifact(train, X, router, "routerdc", out, spec, say), progress, out, identity)
+
+
+def _first_head(router: CSCRRouter, inputs: int, fingerprint: OutcomeFingerprint, seed: int) -> ProjectionHead:
+    router.fingerprint_ = fingerprint
+    return router.first_head(inputs, len(fingerprint.anchors), np.random.default_rng([seed, 4]))
+
+
+def _costs(train: OutcomeTable) -> list[float] | None:
+    """Return the models' mean logged costs in US dollars, else their list prices; None where neither is known."""
+    means = weighted_mean(train.cost_usd, np.ones(len(train)))
+    if np.isfinite(means).all():
+        return [float(mean) for mean in means]
+    if all(price is not None for price in train.prices):
+        return [(price.input + price.output) / 2.0 for price in train.prices if price is not None]
+    return None
+
+
+def _normalised(costs: list[float] | None, models: int) -> FloatArray:
+    values = np.zeros(models) if costs is None else np.asarray(costs)
+    span = float(values.max() - values.min())
+    return np.asarray((values - values.min()) / (span or 1.0))
+
+
+def _artifact(
+    train: OutcomeTable, X: FloatArray, router: Any, name: str, out: Path, encoder: artifact.EncoderSpec, say: Say
+) -> Path | None:
+    try:
+        trained = fit(train, X, name="uniroute", parameters={})
+    except DataError as error:
+        say(f"no artifact: {error}")
+        return None
+    trained = dataclasses.replace(trained, quality=router, router_name=name)
+    folder = artifact.save(trained, out / "artifacts", encoder=encoder, training={"data": train.name, "router": name})
+    say(f"wrote {folder}")
+    return folder
+
+
+def _finished(
+    folder: Path, router: Any, written: Path | None, progress: Mapping[str, Any], out: Path, identity: Mapping[str, Any]
+) -> Finished:
+    summary = {**progress, "identity": dict(identity), "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    write_atomically(out / "history.json", json_bytes(summary))
+    arrays, values = router.state()
+    write_atomically(out / "router.safetensors", save({key: np.ascontiguousarray(a) for key, a in arrays.items()}))
+    write_atomically(out / "router.json", json_bytes({"name": identity["method"], "values": values}))
+    _trainer.log_line(out.parent / "experiments.jsonl", {"run": out.name, **summary})
+    return Finished(folder, router, written, progress)
+
+
+def _drawn(rows: IntArray, most: int, seed: int) -> IntArray:
+    if not most or most >= len(rows):
+        return rows
+    return np.sort(np.random.default_rng([seed, 5]).permutation(rows)[:most])
+
+
+def _plain(router: Any) -> dict[str, Any]:
+    """Return the parameters that say what is learned; how long is `TrainingSettings`'s."""
+    left = {"members", "epochs", "patience", "batch", "learning_rate", "decay", "seed"}
+    return {name: value for name, value in router.get_params().items() if name not in left}
+
+
+def _hash(train: OutcomeTable) -> str:
+    digest = hashlib.sha256("\n".join([*train.models, *train.prompt_ids]).encode())
+    digest.update(np.ascontiguousarray(train.quality).tobytes())
+    return digest.hexdigest()[:16]
