@@ -13,13 +13,6 @@ from llmrouter.learning import Judgements, TrustSettings
 from llmrouter.types import FloatArray, IntArray
 
 Standing = Literal["new", "old", "sparing", "masked", "stolen"]
-STANDINGS: dict[Standing, str] = {
-    "new": "with new keys",
-    "old": "with old keys",
-    "sparing": "with old keys that poison sparingly",
-    "masked": "with old keys that hide their bias",
-    "stolen": "with stolen keys, beyond what is defended against",
-}
 """Whose keys the attacker uses: as new as the attack; its own, which earned their standing, in three ways; honest ones
 of much use."""
 EARNED: tuple[Standing, ...] = ("old", "sparing", "masked")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.learning._poison_attacks import ATTACKS, STANDINGS
+from benchmarks.learning._poison_attacks import ATTACKS, EARNED
 
 SUCCESS_TARGET, AIQ_TARGET = 0.10, 0.01
 # Two-sided 95% quantiles of Student's t by degrees of freedom.
@@ -59,28 +59,34 @@ def named(keys: int, standing: str) -> str:
 
 
 def verdicts(results: Mapping[str, Any]) -> list[str]:
-    """Return one line a target: met or missed, by the worst mean over seeds."""
+    """Return one line a target: met or missed, by the worst mean over seeds; of old keys one for each share."""
     lines = []
     for (data, router), rows in groups(results["rows"]).items():
-        for standing, who in STANDINGS.items():
-            cells = [
-                (np.mean(success(rows, cell, defended=True)), cell)
-                for cell in _cells(rows)
-                if cell["standing"] == standing and cell["kind"] != "degrade"
-            ]
-            if cells:
-                worst, cell = max(cells, key=lambda pair: pair[0])
-                lines.append(
-                    f"* {_met(bool(worst < SUCCESS_TARGET))}: {data}, `{router}`, attackers "
-                    f"{who}: success at most {worst:.1%} "
-                    f"({cell['kind']}, {cell['share']:.1%} poisoned, {named(cell['keys'], standing)}; target under 10%)"
-                )
+        for who, cells in _judged_together(rows):
+            worst, cell = max(((np.mean(success(rows, c, defended=True)), c) for c in cells), key=lambda pair: pair[0])
+            lines.append(
+                f"* {_met(bool(worst < SUCCESS_TARGET))}: {data}, `{router}`, attackers {who}: success at most "
+                f"{worst:.1%} ({cell['kind']}, {cell['share']:.1%} poisoned, "
+                f"{named(cell['keys'], cell['standing'])}; target under 10%)"
+            )
         clean = mean_and_half(lost(rows, {"kind": "none"}, defended=True))
         lines.append(
             f"* {_aiq_verdict(*clean)}: {data}, `{router}`: AIQ lost by the defences without an attack "
             f"{_signed(clean)}, {len(lost(rows, {'kind': 'none'}, defended=True))} paired seeds (target under 1%)"
         )
     return lines
+
+
+def _judged_together(rows: Sequence[Row]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Return the attacks that one verdict is on, and who attacks."""
+    cells = [cell for cell in _cells(rows) if cell["kind"] != "degrade"]
+    found = [("with new keys", [cell for cell in cells if cell["standing"] == "new"])]
+    for share in dict.fromkeys(cell["share"] for cell in cells):
+        who = f"that know the defences, with {share:.1%} of the outcomes"
+        found.append((who, [cell for cell in cells if cell["standing"] in EARNED and cell["share"] == share]))
+    stolen = "with stolen keys, beyond what is defended against"
+    found.append((stolen, [cell for cell in cells if cell["standing"] == "stolen"]))
+    return [(who, chosen) for who, chosen in found if chosen]
 
 
 def _met(met: bool) -> str:
@@ -100,19 +106,22 @@ def _cells(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 _HOW_TO_READ = (
     "Success: share of the victims' prompts that go where the attacker wants and did not before, without -> with the "
-    "defences, mean over seeds, +- half the 95% interval. New keys are as old as the attack. Old keys belong to an "
-    "attacker who knows the defences: each first earns its standing with honest outcomes out of the same budget, so "
-    "that small budgets feed fewer keys than the column says. What is poisoned includes those honest outcomes. Stolen "
-    "keys are the honest keys of most traffic, whose history costs the attacker nothing: no part of what is defended "
-    "against, and shown for what lies beyond."
+    "defences, mean over seeds, +- half the 95% interval. New keys are as old as the attack. The next belong to an "
+    "attacker who knows the defences. Old keys first earn their standing with honest outcomes out of the same budget, "
+    "so that small budgets feed fewer keys than the column says. Sparing keys are old ones that send a third of that "
+    "poison and honest outcomes for the rest: each false outcome then keeps more of its weight. Masked keys are old "
+    "ones whose other outcomes are of the attacked model and err the other way, so that they show no bias on average. "
+    "What is poisoned includes the honest and the masking outcomes. Stolen keys are the honest keys of most traffic, "
+    "whose history costs the attacker nothing: no part of what is defended against, and shown for what lies beyond."
 )
 
 
 def _header(results: Mapping[str, Any]) -> str:
     plans = "; ".join(f"`{p['router']}`: {p['outcomes']} outcomes, {p['seeds']} seeds" for p in results["plans"])
-    commit, seconds = results["versions"].get("commit"), results["seconds"]
+    versions, seconds = results["versions"], results["seconds"]
     return (
-        f"`{results['command']}`, commit {commit}, {seconds:.0f} s. Victims: {results['splits']} split. {plans}. "
+        f"`{results['command']}`, commit {versions.get('commit')}, {seconds:.0f} s on one core of "
+        f"{versions.get('platform')}. Victims: {results['splits']} split. {plans}. "
         "Defences: the defaults of `TrustPolicy`."
     )
 

@@ -37,10 +37,21 @@ STACK = "stack:folds=2"
 """The default router with two folds in place of five: its fit is most of the time of a trial."""
 SHARES = (0.001, 0.01, 0.05)
 Attacker = tuple[int, Standing]
-ATTACKERS: tuple[Attacker, ...] = ((10, "new"), (3, "old"), (10, "old"), (3, "stolen"))
+ATTACKERS: tuple[Attacker, ...] = (
+    (10, "new"),
+    (3, "old"),
+    (10, "old"),
+    (10, "sparing"),
+    (10, "masked"),
+    (3, "stolen"),
+)
 """Keys of the attacker, and which; how many new keys there are makes no difference (tests)."""
 Predict = Callable[[FloatArray], FloatArray]
-_LEAN: dict[str, Any] = {"kinds": ("trigger", "region"), "shares": (0.05,), "attackers": ((3, "old"),)}
+_LEAN: dict[str, Any] = {
+    "kinds": ("trigger", "region", "down"),
+    "shares": (0.05,),
+    "attackers": ((3, "old"), (10, "sparing")),
+}
 
 
 @dataclass(frozen=True)
@@ -169,13 +180,15 @@ def plans(*, quick: bool) -> list[Plan]:
 
 
 def _added(results: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
-    """Return the results with those of an earlier run of other routers before them."""
+    """Return the results with those of an earlier run, of other routers or data sets, before them."""
     ours = json.loads(json.dumps({name: results[name] for name in ("splits", "settings")}))
     theirs = {name: earlier[name] for name in ours}
     if ours != theirs:
         raise DataError(f"earlier results are of {theirs}, these of {ours}; run all again without --add")
     routers = {plan["router"] for plan in results["plans"]}
-    plans, rows = ([one for one in earlier[name] if one["router"] not in routers] for name in ("plans", "rows"))
+    measured = {(row["data"], row["router"]) for row in results["rows"]}
+    plans = [plan for plan in earlier["plans"] if plan["router"] not in routers]
+    rows = [row for row in earlier["rows"] if (row["data"], row["router"]) not in measured]
     return {
         **results,
         "plans": [*plans, *results["plans"]],
@@ -191,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="where results go")
     parser.add_argument("--sets", default=",".join(SETS), help="data sets, separated by commas")
     parser.add_argument("--routers", default="knn,stack", help="routers, separated by commas")
-    parser.add_argument("--add", action="store_true", help="keep what OUT/poisoning.json has of other routers")
+    parser.add_argument("--add", action="store_true", help="keep what OUT/poisoning.json has of other routers or sets")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--quick", action="store_true", help="a small version, of no worth as a measurement")
     parser.add_argument("--train-only", action="store_true", help="victims from the train split: for tuning")

@@ -8,100 +8,33 @@ by who judged them and by who else is near, before a router is fitted on them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from llmrouter.exceptions import DataError
 from llmrouter.learning._judged import Judgements, Standing, first_seen, judgements
+from llmrouter.learning._trust_crowd import Crowd, distances, reach_of
 from llmrouter.learning._trust_limits import Backing, BoolArray, Limits, Rules, odds
 from llmrouter.learning._trust_region import (
     CAPPED,
     DISAGREES,
     KEPT,
-    REASONS,
-    Crowd,
-    Vote,
-    contradicting,
-    distances,
     factors,
-    reach_of,
-    vote,
 )
+from llmrouter.learning._trust_report import SourceTrust, TrustReport, report_of
 from llmrouter.learning._trust_settings import TrustSettings
+from llmrouter.learning._trust_vote import Vote, contradicting, vote
 from llmrouter.types import FloatArray, IntArray, Outcome, is_missing
+
+__all__ = ["SourceTrust", "TrustPolicy", "TrustReport", "trusted_weights"]
 
 DAY_S = 86_400.0
 _BLOCK = 1024
 _MOST = 20_000
 _ROUNDS = 5
-
-
-@dataclass(frozen=True)
-class SourceTrust:
-    """What became of one source.
-
-    Attributes
-    ----------
-    name : str
-        Key id, or "" for outcomes without a key.
-    outcomes : int
-        Judged ones.
-    first_seen : float
-        Seconds since the epoch.
-    established : bool
-        Whether it is past its quarantine.
-    weight : float
-        Of its outcomes together, as a share of all weights given.
-    kept : float
-        Weight given over weight claimed.
-    """
-
-    name: str
-    outcomes: int
-    first_seen: float
-    established: bool
-    weight: float
-    kept: float
-
-
-@dataclass(frozen=True)
-class TrustReport:
-    """Weights of n outcomes.
-
-    Attributes
-    ----------
-    weight : array of shape (n,)
-        What each is to count in fitting, >= 0; 1 where nobody judged.
-    quarantined : tuple of str
-        Sources that are new.
-    sources : tuple of SourceTrust
-        All of them, those with the most outcomes first.
-    reason : tuple of str, length n
-        Why: ``kept``, ``new source``, ``share of its source``, ``disagrees with others``, ``too few sources nearby``;
-        "" where nobody judged.
-    bootstrapping : bool
-        Whether no source was established, so that all were taken for it.
-    """
-
-    weight: FloatArray
-    quarantined: tuple[str, ...]
-    sources: tuple[SourceTrust, ...]
-    reason: tuple[str, ...]
-    bootstrapping: bool
-
-    @property
-    def left_out(self) -> int:
-        """Outcomes of weight 0."""
-        return int((self.weight <= 0).sum())
-
-    def summary(self) -> str:
-        """Return one line for people."""
-        counts = {why: self.reason.count(why) for why in REASONS if why != REASONS[KEPT] and why in self.reason}
-        lowered = "; ".join(f"{count} {why}" for why, count in counts.items()) or "none lowered"
-        new = f"{len(self.quarantined)} of {len(self.sources)} sources are new"
-        start = ", none is established yet" if self.bootstrapping else ""
-        return f"trust: {new}{start}; {self.left_out} of {len(self.weight)} outcomes left out ({lowered})"
+_GIVEN_BACK = 3.0
+"""Largest factor by which weights that the shares lowered are raised again."""
 
 
 class TrustPolicy:
@@ -112,11 +45,14 @@ class TrustPolicy:
        established source is, they hold nothing.
     2. An established source holds at most `concentration` times its share of the log's outcomes, of those of the
        sources that are there, of the weight around any of its outcomes; at most `source_share`, and `overall_share`
-       of the log's weight. Shares add up: who divides its outcomes among more keys holds no more.
+       of the log's weight. Below the mean number of outcomes a source's share counts for less, in proportion: who
+       divides its outcomes among more keys holds less. The same part holds of the core of the ball, the `neighbours`
+       nearest outcomes of others, so that a wide ball backs nothing that lies close together. What the shares took
+       off everybody is given back to those held least, by what stands behind them.
     3. Where the other established sources within reach count for fewer than `min_sources`, an outcome's source counts
-       for `lone_weight` prompts: such a region stays near its prior. A source counts for one from the mean number of
-       outcomes on, and for less with fewer; what it said in that region does not count for it. The reach is measured
-       on the log: nine in ten established outcomes find that many sources within it.
+       for `lone_weight` prompts, times the square of its voice: such a region stays near its prior. A source's voice
+       is one from the mean number of outcomes on, and less with fewer; what it said in that region does not count for
+       it. The reach is measured on the log: nine in ten established outcomes find that many sources within it.
     4. A source that differs from its neighbours' mean (one vote each, less for small ones) by more than `disagreement`
        standard errors loses weight by the square. One whose judgements of a model differ from those of its neighbours
        by more than `bias` on average, and by `disagreement` standard errors, counts as new for that model: honest ones
@@ -160,11 +96,12 @@ class TrustPolicy:
         for model in np.unique(judged.model).tolist():
             rows = np.flatnonzero(judged.model == model)
             kept[rows], reason[rows] = self._of_model(judged, rows, claimed, established, limits, backing)
+        _give_back(judged, claimed, kept, reason, backing.voices(np.arange(len(judged.names))))
         self._cap_overall(judged, claimed, established, kept, reason)
         free = named[judged.source]
         kept[free], reason[free] = 1.0, KEPT
         kept[kept < self.settings.least] = 0.0
-        return self._report(judged, claimed, kept, reason, established=established, bootstrapping=bootstrapping)
+        return report_of(judged, claimed, kept, reason, established=established, bootstrapping=bootstrapping)
 
     def _standing(self, judged: Judgements, known: Mapping[str, Standing]) -> tuple[BoolArray, FloatArray, bool]:
         """Return which sources are established and their numbers of outcomes, (s,), and whether none was."""
@@ -241,41 +178,22 @@ class TrustPolicy:
                 kept[rows] *= odds(share) * others / totals[source]
                 reason[rows & (reason == KEPT)] = CAPPED
 
-    def _report(
-        self,
-        judged: Judgements,
-        claimed: FloatArray,
-        kept: FloatArray,
-        reason: IntArray,
-        *,
-        established: BoolArray,
-        bootstrapping: bool,
-    ) -> TrustReport:
-        weight = claimed * kept
-        size = len(judged.names)
-        count = np.bincount(judged.source, minlength=size)
-        given = np.bincount(judged.source, weights=weight, minlength=size)
-        asked = np.bincount(judged.source, weights=claimed, minlength=size)
-        first, total = first_seen(judged), max(float(weight.sum()), 1e-12)
-        order = sorted(np.flatnonzero(count).tolist(), key=lambda i: (-count[i], judged.names[i]))
-        sources = tuple(
-            SourceTrust(
-                name=judged.names[i],
-                outcomes=int(count[i]),
-                first_seen=float(first[i]),
-                established=bool(established[i]) and not bootstrapping,
-                weight=float(given[i]) / total,
-                kept=float(given[i] / asked[i]) if asked[i] > 0 else 0.0,
-            )
-            for i in order
-        )
-        return TrustReport(
-            weight=weight,
-            quarantined=tuple(source.name for source in sources if not source.established),
-            sources=sources,
-            reason=tuple(REASONS[why] for why in reason.tolist()),
-            bootstrapping=bootstrapping,
-        )
+
+def _give_back(judged: Judgements, claimed: FloatArray, kept: FloatArray, reason: IntArray, voices: FloatArray) -> None:
+    """Raise what the shares lowered, to no more than was claimed, until half of the sources have all.
+
+    The shares limit parts; what they take off everybody would only make a router doubt everything. A source is raised
+    the more, the more stands behind it, and not where it is held by more than is usual.
+    """
+    rows = np.isin(reason, (KEPT, CAPPED))
+    own, size = judged.source[rows], len(judged.names)
+    asked = np.bincount(own, weights=claimed[rows], minlength=size)
+    given = np.bincount(own, weights=(claimed * kept)[rows], minlength=size)
+    part = np.divide(given, asked, out=np.ones(size), where=asked > 0)
+    usual = float(np.median(part[asked > 0])) if (asked > 0).any() else 1.0
+    more = min(1.0 / max(usual, 1e-12), _GIVEN_BACK) - 1.0
+    factor = 1.0 + more * voices * (part >= usual)
+    kept[rows] = np.minimum(kept[rows] * factor[own], 1.0)
 
 
 def trusted_weights(

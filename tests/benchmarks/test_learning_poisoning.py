@@ -52,7 +52,8 @@ def test_success_counts_only_what_could_be_moved() -> None:
 
 
 @pytest.mark.parametrize(
-    ("standing", "keys", "used"), [("new", 10, 10), ("old", 10, 3), ("old", 1, 1), ("stolen", 3, 0)]
+    ("standing", "keys", "used"),
+    [("new", 10, 10), ("old", 10, 3), ("old", 1, 1), ("sparing", 10, 3), ("masked", 10, 3), ("stolen", 3, 0)],
 )
 def test_an_attack_costs_what_it_says(world: World, log, standing: Standing, keys: int, used: int) -> None:  # type: ignore[no-untyped-def]
     target = find_target(world, "region", np.random.default_rng(1), predict=lambda X: np.full((len(X), 4), 0.5))
@@ -74,6 +75,22 @@ def test_an_attack_costs_what_it_says(world: World, log, standing: Standing, key
     assert attackers <= quarantined if standing == "new" else not attackers & quarantined
 
 
+def test_attackers_who_know_the_defences_spare_their_poison_and_hide_their_bias(world: World, log) -> None:  # type: ignore[no-untyped-def]
+    target = find_target(world, "down", np.random.default_rng(1), predict=lambda X: np.full((len(X), 4), 0.5))
+
+    def sent(standing: Standing) -> tuple[np.ndarray, np.ndarray]:
+        rng, settings = np.random.default_rng(2), TrustSettings()
+        attacked = poison(world, log, target, rng, share=0.05, keys=10, standing=standing, settings=settings)
+        late = attacked.judged.time > 59 * 86_400.0
+        theirs = attacked.honest == 0
+        on_target = attacked.judged.quality[theirs & (attacked.judged.model == target.model)]
+        return np.flatnonzero(theirs & late), on_target
+
+    old, sparing, masked = (sent(standing) for standing in ("old", "sparing", "masked"))
+    assert 0 < len(sparing[0]) <= len(old[0]) / 2
+    assert old[1].mean() < 0.5 < masked[1].mean()
+
+
 def test_neither_new_nor_many_old_keys_own_a_region_of_a_real_log(world: World) -> None:
     plan = poisoning.Plan(
         poisoning.KNN, 1, N, kinds=("trigger", "down"), shares=(0.05,), attackers=((10, "new"), (10, "old"))
@@ -92,11 +109,24 @@ def test_the_command_writes_results_and_page(tmp_path: Path, capsys: pytest.Capt
     assert poisoning.main([*data, "--out", str(tmp_path / "out"), "--quick", "--train-only"]) == 0
     results = json.loads((tmp_path / "out" / "poisoning.json").read_text())
     assert results["splits"] == "train"
-    assert {row["kind"] for row in results["rows"]} == {"none", "trigger", "region"}
+    assert {row["kind"] for row in results["rows"]} == {"none", "trigger", "region", "down"}
     page = (tmp_path / "out" / "poisoning.md").read_text()
     assert "| trigger | 5.0% |" in page
     assert page in capsys.readouterr().out
     assert str(tmp_path) not in page
+
+
+def test_old_keys_are_judged_by_their_share_of_the_outcomes() -> None:
+    def row(standing: str, share: float, success: float) -> dict[str, object]:
+        found = {"data": "d", "router": "r", "seed": 0, "kind": "down", "aiq": [1.0, 1.0]}
+        return {**found, "share": share, "keys": 3, "standing": standing, "success": [1.0, success]}
+
+    clean = {"data": "d", "router": "r", "seed": 0, "kind": "none", "aiq": [1.0, 1.0]}
+    rows = [clean, row("old", 0.01, 0.02), row("sparing", 0.01, 0.08), row("masked", 0.05, 0.3)]
+    small, large, _ = _poison_report.verdicts({"rows": rows})
+    assert small.startswith("* met")
+    assert "8.0% (down, 1.0% poisoned, 3 sparing keys" in small
+    assert large.startswith("* **missed**")
 
 
 def test_a_missed_target_is_said() -> None:

@@ -225,6 +225,31 @@ def test_the_same_outcomes_on_more_old_keys_hold_no_more_among_others() -> None:
     assert 0.0 < held(12) <= 1.05 * held(2)
 
 
+@pytest.mark.parametrize("each", [1, 2])
+def test_old_keys_that_poison_sparingly_hold_little_of_the_core(each: int) -> None:
+    """Six keys with one or two false outcomes each, close together in the middle of what the others said."""
+    rng = np.random.default_rng(13)
+    false = attack(rng, keys=6, n=6 * each, direction=0)
+    false["X"] = unit(np.eye(D)[0] + 0.02 * rng.standard_normal((6 * each, D)) / np.sqrt(D))
+    judged = log(honest(rng, each=60), history(rng, keys=6, n=120), false)
+    report = TrustPolicy(TrustSettings(min_outcomes=10)).weights(judged)
+    near = np.argsort(-(judged.X @ np.eye(D, dtype=np.float32)[0]))[: 10 + 6 * each]
+    mine = near >= len(judged) - 6 * each
+    assert mine.sum() == 6 * each
+    # Of the log they gave one outcome in seven; of what is near without the defences, more than a third.
+    assert report.weight[near[mine]].sum() < 0.2 * report.weight[near].sum()
+
+
+def test_what_the_shares_take_off_is_never_given_back_beyond_the_claims_or_to_those_held_most() -> None:
+    rng = np.random.default_rng(14)
+    loud = attack(rng, keys=1, n=300, direction=0, time=30 * DAY) | {"quality": (rng.random(300) < 0.3).astype(float)}
+    judged = log(honest(rng), loud)
+    report = TrustPolicy().weights(judged)
+    assert (report.weight <= judged.weight).all()
+    kept = {source.name: source.kept for source in report.sources}
+    assert kept["bad-0"] < min(kept[f"old-{i}"] for i in range(HONEST))
+
+
 def test_few_unequal_keys_are_not_left_out() -> None:
     """No key of a log of few would find five others."""
     rng = np.random.default_rng(12)
