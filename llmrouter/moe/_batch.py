@@ -8,6 +8,7 @@ does not depend on its neighbours.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from typing import Any
 
 import torch
 from transformers import Cache
+
+from llmrouter.moe.experts import BatchInvariant
 
 COLUMN_BLOCK = 128  # columns are added in blocks: growing copies the tensors
 PREFILL_TOKENS = 4096  # padded tokens of one prefill forward; bounds its memory, longer prompts go in chunks
@@ -103,10 +106,13 @@ class RunningBatch:
     ----------
     model : transformers.PreTrainedModel
         A causal language model with full or sliding-window attention.
+    deterministic : bool
+        Compute every row's logits with the same bits whatever rows run beside it.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, deterministic: bool = False) -> None:
         self._model = model
+        self._context = BatchInvariant if deterministic else contextlib.nullcontext
         self._device = model.device
         self._masks = _MaskBuilder(model)
         self._cache = SlotCache()
@@ -181,14 +187,15 @@ class RunningBatch:
             columns=positions[sources].to(self._device),
             sources=(sources[0].to(self._device), sources[1].to(self._device)),
         )
-        output = self._model(
-            input_ids=tokens.to(self._device),
-            attention_mask=self._masks(position_ids, width),
-            position_ids=position_ids,
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        with self._context():
+            output = self._model(
+                input_ids=tokens.to(self._device),
+                attention_mask=self._masks(position_ids, width),
+                position_ids=position_ids,
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
         self._cache.window = None
         logits: torch.Tensor = output.logits[:, -1].float()
         return logits

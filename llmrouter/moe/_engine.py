@@ -63,6 +63,8 @@ class Engine:
         Sequences in the running batch at most.
     max_queue : int
         Requests that may wait; more are refused with QueueFullError.
+    deterministic : bool
+        Compute every request's logits with the same bits whatever requests run beside it; slower.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Engine:
         defaults: SamplingDefaults,
         max_batch: int,
         max_queue: int,
+        deterministic: bool = False,
     ) -> None:
         from llmrouter.moe._batch import RunningBatch
 
@@ -87,7 +90,7 @@ class Engine:
         self.max_batch = max_batch
         self.max_queue = max_queue
         self._end_tokens = end_tokens
-        self._batch = RunningBatch(model)
+        self._batch = RunningBatch(model, deterministic=deterministic)
         self._running: list[Sequence] = []
         self._waiting: deque[Sequence] = deque()
         self._generated = 0

@@ -30,6 +30,8 @@ def load_engine(
     max_queue: int = 256,
     context_window: int | None = None,
     allow_dense: bool = False,
+    experts: str = "auto",
+    deterministic: bool = False,
 ) -> Engine:
     """Load a Hugging Face mixture-of-experts checkpoint into an engine with continuous batching.
 
@@ -52,6 +54,11 @@ def load_engine(
         Prompt plus completion tokens, at most (and by default) what the checkpoint's positions allow.
     allow_dense : bool
         Also load a model without experts.
+    experts : str
+        Implementation of the experts: "auto" is ours where the model's class takes implementations, or a name that
+        Hugging Face knows ("eager", "grouped_mm", "batched_mm").
+    deterministic : bool
+        Compute every request's logits with the same bits whatever requests run beside it; several times as slow.
 
     Returns
     -------
@@ -75,6 +82,7 @@ def load_engine(
         tokenizer = _load_tokenizer(source)
         generation_config = _load_generation_config(source)
         model = _load_model(source, config, device=device, dtype=dtype)
+        _choose_experts(source, model, experts, deterministic=deterministic)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         raise CheckpointError(
             f"{source}: the tokenizer has {len(tokenizer)} tokens, the model only "
@@ -89,6 +97,7 @@ def load_engine(
         defaults=SamplingDefaults.from_generation_config(generation_config),
         max_batch=max_batch,
         max_queue=max_queue,
+        deterministic=deterministic,
     )
 
 
@@ -169,6 +178,29 @@ def _load_model(source: str, config: Any, *, device: str, dtype: str) -> Any:
             more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
             raise CheckpointError(f"{source}: the checkpoint lacks weights: {', '.join(wrong[:3])}{more}")
         return model.to(device).eval()
+
+
+def _choose_experts(source: str, model: Any, experts: str, *, deterministic: bool) -> None:
+    """Set the implementation of the experts, and for bitwise invariance that of attention."""
+    from llmrouter.moe.experts import DETERMINISTIC_NAME, NAME, register_experts
+
+    register_experts()
+    if deterministic:
+        if experts not in ("auto", DETERMINISTIC_NAME):
+            raise CheckpointError(
+                f"experts is {experts!r}; with deterministic leave it out (or {DETERMINISTIC_NAME!r})"
+            )
+        experts = DETERMINISTIC_NAME
+    takes_implementations = model._can_set_experts_implementation()  # noqa: SLF001 -- no public way to ask
+    if experts == "auto":
+        if not takes_implementations:
+            return
+        experts = NAME
+    with _translated(source, "experts"):
+        if takes_implementations:
+            model.set_experts_implementation(experts)
+        if deterministic:
+            model.set_attn_implementation("sdpa")
 
 
 def _load_generation_config(source: str) -> Mapping[str, Any] | None:

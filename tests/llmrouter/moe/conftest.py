@@ -1,3 +1,4 @@
+import os
 import sys
 from pathlib import Path
 
@@ -8,6 +9,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 pytest.importorskip("torch", reason="local models need the extra [moe]")
 
 import torch
+
+if not torch.cuda.is_available():
+    # Kernels run in Triton's interpreter, which is chosen when triton is imported (before any test).
+    os.environ["TRITON_INTERPRET"] = "1"
+
 from tiny_checkpoints import ARCHITECTURES, make_checkpoint
 
 from llmrouter.moe import GenerationRequest, load_engine

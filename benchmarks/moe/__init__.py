@@ -1,0 +1,1 @@
+"""One layer of experts: ours against Hugging Face's implementations."""
