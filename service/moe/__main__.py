@@ -51,6 +51,17 @@ def _parser() -> argparse.ArgumentParser:
         "--max-queue", type=int, default=256, help="requests that may wait; more get 429 (default: 256)"
     )
     parser.add_argument("--allow-dense", action="store_true", help="also take checkpoints without experts")
+    parser.add_argument(
+        "--experts",
+        default="auto",
+        metavar="NAME",
+        help="how experts are computed: auto (ours), eager, grouped_mm, ...",
+    )
+    parser.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="the same bits for a request whatever runs beside it; several times as slow",
+    )
     return parser
 
 
@@ -86,6 +97,8 @@ def _load(name: str, source: str | Path, options: argparse.Namespace) -> Engine:
         max_batch=options.max_batch,
         max_queue=options.max_queue,
         allow_dense=options.allow_dense,
+        experts=options.experts,
+        deterministic=options.deterministic,
     )
 
 
