@@ -56,6 +56,14 @@ def load_faiss() -> Any:
         raise MissingExtraError("faiss", extra="cpu", purpose="the FAISS index") from error
 
 
+def loaded_faiss() -> Any:
+    """Return the module ``faiss`` where `load_faiss` has been called before: for what every search does.
+
+    Looking which distributions are installed takes longer than a search.
+    """
+    return importlib.import_module("faiss")
+
+
 def _installed(name: str) -> bool:
     try:
         distribution(name)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llmrouter.index._faiss_check import load_faiss
+from llmrouter.index._faiss_check import load_faiss, loaded_faiss
 from llmrouter.index._kinds import IndexKind
 from llmrouter.types import FloatArray, IntArray
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 _SPARE = 16
 _TRIAL_QUERIES = 64
 _TRIAL_K = 100
-_TRIAL_NOISE = 0.1
+# Of the length of a row: new prompts are farther from the rows than the rows from each other.
+_TRIAL_NOISE = 0.5
 _MAX_OVERFETCH = 32
 # Points a centroid is trained on; more hardly moves it and costs in proportion.
 _POINTS_PER_LIST = 64
@@ -71,7 +72,7 @@ class Structure:
         return found
 
     def _ask(self, queries: FloatArray, asked: int, alive: FloatArray | None, effort: int) -> IntArray:
-        library = load_faiss()
+        library = loaded_faiss()
         chosen: dict[str, Any] = {}
         if alive is not None:
             chosen["sel"] = library.IDSelectorBitmap(np.packbits(alive, bitorder="little"))
