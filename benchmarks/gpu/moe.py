@@ -122,6 +122,7 @@ def _ways(layer: Layer, table: TileTable | None, *, on_gpu: bool) -> dict[str, W
 def _liger() -> Any:
     """Return Liger's fused experts, None where it is not installed."""
     try:
+        # optional, and in no lock: mypy does not find it
         from liger_kernel.ops.fused_moe import LigerFusedMoEFunction  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
         return None

@@ -10,6 +10,8 @@ first pair that chose the expert takes it, and the programs of the other pairs e
 
 from __future__ import annotations
 
+# Triton is not in the locks (only torch's CUDA build brings it) and its decorators have no types: hence what is ignored
+# below, "unused" where it is installed.
 import triton  # type: ignore[import-not-found, unused-ignore]
 import triton.language as tl  # type: ignore[import-not-found, unused-ignore]
 

@@ -41,6 +41,7 @@ def seconds_a_call(calls: Sequence[Callable[[], Any]], device: str, *, rounds: i
 
 
 def _graph_seconds(calls: Sequence[Callable[[], Any]], rounds: int) -> float:
+    # torch leaves its streams and events without types
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):  # compiles and warms up, as capture must not
