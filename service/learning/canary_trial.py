@@ -217,17 +217,16 @@ class CanaryTrial:
             await asyncio.sleep(self.settings.interval_s)
 
     async def _look(self) -> None:
+        before = self._state
         found = await self._store.read(self.artifact_id)
-        if found is None:
-            if self._state is not None:  # somebody removed it: begin anew
-                self._state = None
+        if found is None:  # not begun yet, or removed by somebody: begin anew
             first = TrialState(
                 self.artifact_id, "running", since=self._clock(), cursor=await self._newest(), changed=self._clock()
             )
             found = await self._store.write(first, first=True)
-        if found == self._state:
+        if found == before or self._state is not before:  # ended here meanwhile: what was read is old
             return
-        before, self._state = self._state, found
+        self._state = found
         if before is None or found.since != before.since:
             self._begin(found.cursor)
         if before is None or before.status != found.status:
@@ -246,12 +245,14 @@ class CanaryTrial:
             self._shared.begin()
 
     async def _save(self) -> None:
-        if self._state is None:
+        state = self._state
+        if state is None:
             return
         try:
-            await self._store.write(self._state)
-            self._unsaved = False
-            self.trouble = ""
+            await self._store.write(state)
+            if self._state is state:
+                self._unsaved = False
+                self.trouble = ""
         except TrialStateError as error:
             # It holds here; other replicas hear of it as soon as it can be written.
             self._complain(str(error))

@@ -212,6 +212,63 @@ async def test_an_end_that_cannot_be_told_holds_here_and_is_told_later(tmp_path:
     assert json.loads((folder / "state.json").read_text())[NEW]["status"] == "rolled_back"
 
 
+async def test_an_answer_older_than_the_end_does_not_undo_it(tmp_path: Path) -> None:
+    """The watch asks how the trial stands, somebody ends it, and only then comes the answer."""
+
+    class SlowStore(FileTrialStore):
+        asked, go_on = asyncio.Event(), asyncio.Event()
+
+        async def read(self, artifact_id: str, /) -> TrialState | None:
+            found = await super().read(artifact_id)
+            self.asked.set()
+            await self.go_on.wait()
+            return found
+
+    store = SlowStore(tmp_path / "state.json")
+    store.go_on.set()
+    one = trial(store, share=1.0)
+    await one.step()
+    store.asked.clear()
+    store.go_on.clear()
+    looking = asyncio.create_task(one.refresh())
+    await store.asked.wait()
+    await one.end("rolled_back", reason="asked for", by="key k")
+    store.go_on.set()
+    await looking
+    assert one.status == "rolled_back"
+
+
+async def test_telling_an_older_state_does_not_count_as_telling_the_newer_one(tmp_path: Path) -> None:
+    class FailingStore(FileTrialStore):
+        fails, asked, go_on = False, asyncio.Event(), asyncio.Event()
+
+        async def write(self, state: TrialState, /, *, first: bool = False) -> TrialState:
+            if self.fails:
+                raise TrialStateError("full")
+            self.asked.set()
+            await self.go_on.wait()
+            return await super().write(state, first=first)
+
+    store = FailingStore(tmp_path / "state.json")
+    store.go_on.set()
+    one = trial(store, share=1.0)
+    await one.step()
+    store.asked.clear()
+    store.go_on.clear()
+    telling = asyncio.create_task(one.end("running", reason="again", by="key k"))
+    await store.asked.wait()
+    store.fails = True
+    await one.end("rolled_back", reason="asked for", by="key k")
+    store.go_on.set()
+    await telling
+    assert one.trouble == "full"
+    store.fails = False
+    await one.refresh()
+    found = await store.read(NEW)
+    assert found is not None
+    assert (found.status, one.trouble) == ("rolled_back", "")
+
+
 async def test_a_damaged_file_is_named_and_the_trial_does_not_begin(tmp_path: Path) -> None:
     path = tmp_path / "state.json"
     for text in (
