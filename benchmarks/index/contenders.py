@@ -21,6 +21,8 @@ OURS = (
     "flat",
     "hnsw",
     "ivf-flat",
+    "ivf-int8",
+    "ivf-int8:keep=False",
     "ivf-pq",
     "ivf-pq:keep=False",
     "fp16",
@@ -31,7 +33,7 @@ OURS = (
 )
 PEERS = {"sklearn brute": "sklearn", "usearch": "usearch", "hnswlib": "hnswlib"}
 """Name -> package that must be installed."""
-LARGE = ("stored ivf-pq:keep=False", "stored int8:keep=False", "stored flat")
+LARGE = ("stored ivf-pq:keep=False", "stored ivf-int8:keep=False", "stored int8:keep=False", "stored flat")
 """Measured at ten million rows: what fits into 24 GiB."""
 _M, _EF_CONSTRUCTION, _EF_SEARCH = 32, 80, 128
 """Of the graphs of usearch and hnswlib: links and construction as ours; a search keeps a few more than k = 100."""

@@ -6,7 +6,16 @@ from llmrouter.index._devices import faiss_device, torch_device
 from llmrouter.index._exact import ExactIndex
 from llmrouter.index._faiss import FaissFlatIndex
 from llmrouter.index._faiss_check import check_faiss
-from llmrouter.index._indexes import FlatIndex, FP16Index, HNSWIndex, Int8Index, IVFFlatIndex, IVFPQIndex, TorchIndex
+from llmrouter.index._indexes import (
+    FlatIndex,
+    FP16Index,
+    HNSWIndex,
+    Int8Index,
+    IVFFlatIndex,
+    IVFInt8Index,
+    IVFPQIndex,
+    TorchIndex,
+)
 from llmrouter.index._kinds import KINDS, IndexKind, choose_kind, parse_kind
 from llmrouter.index._segmented import SegmentedIndex
 from llmrouter.index._stored import StoredIndex
@@ -19,6 +28,7 @@ __all__ = [
     "FlatIndex",
     "HNSWIndex",
     "IVFFlatIndex",
+    "IVFInt8Index",
     "IVFPQIndex",
     "IndexKind",
     "Int8Index",

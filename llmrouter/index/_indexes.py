@@ -23,6 +23,12 @@ class IVFFlatIndex(SegmentedIndex):
     default_kind = "ivf-flat"
 
 
+class IVFInt8Index(SegmentedIndex):
+    """Inverted lists of rows in one byte a value, re-ranked by the rows."""
+
+    default_kind = "ivf-int8"
+
+
 class IVFPQIndex(SegmentedIndex):
     """Inverted lists of product-quantised rows (Jégou et al., 2011)."""
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 from llmrouter.exceptions import ConfigError
 from llmrouter.registry import parse_spec
 
-KINDS = ("flat", "hnsw", "ivf-flat", "ivf-pq", "fp16", "int8", "torch")
+KINDS = ("flat", "hnsw", "ivf-flat", "ivf-int8", "ivf-pq", "fp16", "int8", "torch")
 DTYPES = ("auto", "bf16", "fp16", "fp32")
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 # Fewer rows than this are scanned: as fast, exact, and there is too little to train a quantiser on.
@@ -27,15 +27,16 @@ class IndexKind:
     Parameters
     ----------
     name : str
-        ``flat`` (exact scan), ``hnsw`` (graph; Malkov and Yashunin, 2016), ``ivf-flat`` (inverted lists), ``ivf-pq``
-        (inverted lists of product codes; Jégou et al., 2011), ``fp16`` or ``int8`` (scan of scalar-quantised rows),
-        ``torch`` (exact scan by torch, on a GPU where there is one).
+        ``flat`` (exact scan), ``hnsw`` (graph; Malkov and Yashunin, 2016), ``ivf-flat`` (inverted lists),
+        ``ivf-int8`` (inverted lists of rows in one byte a value), ``ivf-pq`` (inverted lists of product codes; Jégou et
+        al., 2011), ``fp16`` or ``int8`` (scan of scalar-quantised rows), ``torch`` (exact scan by torch, on a GPU where
+        there is one).
     m : int
         Links of a row in the graph (`hnsw`).
     ef_construction : int
         Candidates kept while a row is linked (`hnsw`).
     lists : int, optional
-        Inverted lists (`ivf-flat`, `ivf-pq`); by default twice the root of the number of rows.
+        Inverted lists (`ivf-flat`, `ivf-int8`, `ivf-pq`); by default twice the root of the number of rows.
     code_bytes : int, optional
         Bytes of a product code, a divisor of the dimension (`ivf-pq`); by default the largest up to an eighth of it.
     recall : float
@@ -130,6 +131,11 @@ class IndexKind:
         return replace(self, code_bytes=fitting)
 
     @property
+    def inverted(self) -> bool:
+        """Whether rows lie in inverted lists, of which the nearest few are looked into."""
+        return self.name.startswith("ivf-")
+
+    @property
     def exact(self) -> bool:
         """Whether searches look at every row, and rank all that matter by the rows themselves."""
         return self.name in ("flat", "torch")
@@ -138,6 +144,11 @@ class IndexKind:
     def resident(self) -> bool:
         """Whether sealed rows are copied to a device, anew when an index on disk is opened."""
         return self.name == "torch" or (self.name == "flat" and self.device not in (None, "cpu"))
+
+    @property
+    def coded(self) -> bool:
+        """Whether a structure holds rows as codes, which do not tell all of them."""
+        return self.name in ("fp16", "int8", "ivf-int8", "ivf-pq")
 
     @property
     def keeps_rows(self) -> bool:
@@ -158,6 +169,7 @@ class IndexKind:
             "flat": 0.0,
             "hnsw": 8.0 * self.m + 16.0,
             "ivf-flat": 4.0 * dimension + 16.0,
+            "ivf-int8": 1.0 * dimension + 16.0,
             "ivf-pq": (self.code_bytes or max(1, dimension // 8)) + 16.0,
             "fp16": 2.0 * dimension,
             "int8": 1.0 * dimension,
@@ -180,7 +192,8 @@ def choose_kind(rows: int, dimension: int, *, memory_gib: float | None = None, r
     up to 20,000 rows that fit                        ``flat``       a scan takes a millisecond or two
     rows and graph fit                                ``hnsw``       the fewest rows looked at for a high recall
     rows fit, the graph does not                      ``ivf-flat``   no more memory than the rows
-    int8 codes fit                                    ``int8``       a quarter of the rows; they are not kept
+    int8 codes in lists fit                           ``ivf-int8``   a quarter of the rows; they are not kept
+    int8 codes fit                                    ``int8``       16 bytes a row less, but a scan
     else                                              ``ivf-pq``     d / 8 bytes a row; they are not kept
     ================================================  =============  ============================================
 
@@ -212,6 +225,7 @@ def choose_kind(rows: int, dimension: int, *, memory_gib: float | None = None, r
         tried += [
             IndexKind(name="hnsw", recall=recall),
             IndexKind(name="ivf-flat", recall=recall),
+            IndexKind(name="ivf-int8", keep=False, recall=recall),
             IndexKind(name="int8", keep=False, recall=recall),
             IndexKind(name="ivf-pq", keep=False, recall=recall),
         ]

@@ -19,14 +19,17 @@ if TYPE_CHECKING:
 
 # Asked for beyond k, so that rows tied with the k-th are among the candidates.
 _SPARE = 16
-_TRIAL_QUERIES = 64
+_TRIAL_QUERIES = 128
 _TRIAL_K = 100
-# Of the length of a row: new prompts are farther from the rows than the rows from each other.
-_TRIAL_NOISE = 0.5
+# Of the length of a row. Queries so far from the rows find no more of their neighbours than prompts that are new do, on
+# each set of outcomes at hand (`python -m benchmarks.index.trial`); closer ones promise too much.
+_TRIAL_NOISE = 1.0
+# A doubled effort that gains less does not lead to the recall asked for: the codes are too coarse.
+_LEAST_GAIN = 0.002
 _MAX_OVERFETCH = 32
 # Points a centroid is trained on; more hardly moves it and costs in proportion.
 _POINTS_PER_LIST = 64
-_FIRST_EFFORT = {"hnsw": 32, "ivf-flat": 4, "ivf-pq": 4}
+_FIRST_EFFORT = {"hnsw": 32, "ivf-flat": 4, "ivf-int8": 4, "ivf-pq": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,7 @@ class Structure:
             chosen["sel"] = library.IDSelectorBitmap(np.packbits(alive, bitorder="little"))
         if self.kind.name == "hnsw":
             parameters = library.SearchParametersHNSW(efSearch=max(effort, asked), **chosen)
-        elif self.kind.name in ("ivf-flat", "ivf-pq"):
+        elif self.kind.inverted:
             parameters = library.SearchParametersIVF(nprobe=effort, **chosen)
         else:
             parameters = library.SearchParameters(**chosen)
@@ -117,7 +120,7 @@ def load(kind: IndexKind, path: Path, rows: FloatArray | None, *, effort: int, o
         held = flat_view(rows)
         index.storage = held
         index.own_fields = False
-    elif kind.name in ("ivf-flat", "ivf-pq"):
+    elif kind.inverted:
         index.make_direct_map()
     return Structure(kind, index, (held, rows), effort, overfetch)
 
@@ -150,6 +153,10 @@ def _trained(kind: IndexKind, rows: FloatArray) -> Structure:
     coarse = library.IndexFlatIP(d)
     if kind.name == "ivf-flat":
         index = library.IndexIVFFlat(coarse, d, lists, inner)
+    elif kind.name == "ivf-int8":
+        code = library.ScalarQuantizer.QT_8bit
+        by_residual = False  # as exact, and built sooner
+        index = library.IndexIVFScalarQuantizer(coarse, d, lists, code, inner, by_residual)
     else:
         index = library.IndexIVFPQ(coarse, d, lists, kind.code_bytes, 8, inner)
     index.cp.max_points_per_centroid = _POINTS_PER_LIST
@@ -163,8 +170,9 @@ def _trained(kind: IndexKind, rows: FloatArray) -> Structure:
 def _calibrated(structure: Structure, rows: FloatArray) -> Structure:
     """Return `structure` with the least effort and overfetch that reach the kind's recall on a trial.
 
-    The queries are some of the rows, moved a little; effort and overfetch are doubled, always the one that gains more.
-    Without kept rows nothing can be re-ranked, and fetching more does not help.
+    The queries are some of the rows, moved away; effort and overfetch are doubled, always the one that gains more, and
+    the last doubling of effort is taken back by quarters as far as it goes. Without kept rows nothing can be re-ranked,
+    and fetching more does not help.
     """
     kind = structure.kind
     generator = np.random.default_rng(len(rows))
@@ -176,7 +184,7 @@ def _calibrated(structure: Structure, rows: FloatArray) -> Structure:
     k = min(_TRIAL_K, len(rows))
     thresholds = np.partition(products, len(rows) - k, axis=1)[:, len(rows) - k]
 
-    lossy = not (kind.keeps_rows or kind.name == "ivf-flat")
+    lossy = kind.coded and not kind.keeps_rows
 
     def recall(effort: int, overfetch: int) -> float:
         tried = Structure(kind, structure.faiss, structure.held, effort, overfetch)
@@ -192,11 +200,18 @@ def _calibrated(structure: Structure, rows: FloatArray) -> Structure:
         steps = []
         if kind.effort is None and effort and effort < limit:
             steps.append((min(2 * effort, limit), overfetch))
-        if kind.keeps_rows and kind.name in ("ivf-pq", "fp16", "int8") and overfetch < _MAX_OVERFETCH:
+        if kind.keeps_rows and kind.coded and overfetch < _MAX_OVERFETCH:
             steps.append((effort, 2 * overfetch))
         if not steps:
             break
-        reached, effort, overfetch = max((recall(*step), *step) for step in steps)
+        best = max((recall(*step), *step) for step in steps)
+        if lossy and best[0] < reached + _LEAST_GAIN:
+            break
+        doubled = best[1] > effort
+        reached, effort, overfetch = best
+        if doubled and reached >= kind.recall:
+            smaller = [effort * quarters // 8 for quarters in (5, 6, 7)]
+            effort = next((less for less in smaller if recall(less, overfetch) >= kind.recall), effort)
     return Structure(kind, structure.faiss, structure.held, effort, overfetch)
 
 
