@@ -21,6 +21,7 @@ from llmrouter.exceptions import ConfigError, LLMRouterError
 if TYPE_CHECKING:
     from llmrouter.engine import RoutingEngine
     from llmrouter.outcomes import ImportedLog, OutcomeTable
+    from llmrouter.routes import BatchEngine
     from llmrouter.types import Decision, FloatArray, Price
 
 _LOG_FORMATS = ("openai", "litellm", "csv", "jsonl")
@@ -153,6 +154,23 @@ def _engine(config: Path | None) -> RoutingEngine:
     return build_engine(load_settings(config))
 
 
+def _routed(engine: RoutingEngine, config: Path | None) -> BatchEngine:
+    """Return the engine behind the configured chooser of routes; a model that picks is not asked here."""
+    from llmrouter.routes import RoutedEngine
+    from service.picking.picker import RoutePicker
+    from service.settings import load_settings
+
+    settings = load_settings(config)
+    if settings.router.routes is None:
+        return engine
+    picker = RoutePicker(settings)
+    if picker.chooser is None:
+        name = settings.router.chooser.model
+        print(f"note: {name} picks the routes, and no model is asked here; POST /v1/route asks it", file=sys.stderr)
+        return engine
+    return RoutedEngine(lambda: engine, picker.chooser)
+
+
 def _route(options: argparse.Namespace) -> int:
     from llmrouter.types import Preference, RoutingRequest, estimate_tokens
 
@@ -164,7 +182,9 @@ def _route(options: argparse.Namespace) -> int:
         prompt_tokens=estimate_tokens(options.prompt),
         preference=Preference(cost_weight=options.cost_weight),
     )
-    decision = engine.route(request, neighbours=max(options.neighbours, 0))
+    (decision,) = _routed(engine, options.config).route_many([request], neighbours=max(options.neighbours, 0))
+    if isinstance(decision, LLMRouterError):
+        raise decision
     if options.json:
         print(json.dumps(decision.document(), indent=1))
     else:
@@ -174,6 +194,8 @@ def _route(options: argparse.Namespace) -> int:
 
 def _print_decision(decision: Decision) -> None:
     print(f"model     {decision.model}")
+    if decision.route is not None:
+        print(f"route     {decision.route.name}: {decision.route.reason}")
     print(f"policy    {decision.policy}   router {decision.router}   artifact {decision.artifact_id}")
     rows = [("rank", "model", "quality", "+-", "cost (USD)", "")]
     for rank, entry in enumerate(decision.ranking, start=1):

@@ -194,6 +194,7 @@ class RoutingEngine:
             neighbours=neighbours,
             explored=decision.explored,
             embedding=estimates.embedding,
+            route=request.route,
         )
 
     def estimate(self, texts: Sequence[str], prompt_tokens: Sequence[int]) -> list[Estimates]:

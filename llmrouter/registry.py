@@ -55,6 +55,7 @@ _BUILTIN: Mapping[Kind, Mapping[str, str]] = {
         "two-step": "llmrouter.routers._two_step:TwoStepRouter",
         "cscr": "llmrouter.routers._cscr:CSCRRouter",
         "routerdc": "llmrouter.routers._routerdc:RouterDCRouter",
+        "llm-bandit": "llmrouter.routers._llm_bandit:LLMBanditRouter",
         "linear-bandit": "llmrouter.routers._bandit:LinearBanditRouter",
         "random": "llmrouter.routers._baselines:RandomRouter",
         "mean": "llmrouter.routers._baselines:MeanRouter",

@@ -226,6 +226,52 @@ class Preference:
     max_cost_usd: float | None = None
 
 
+OTHER_ROUTE = "other"
+"""Name of the pick that is none of the user's routes: the ordinary policy decides."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoutePick:
+    """Which of the user's routes a request is on, and why; see `llmrouter.routes`.
+
+    Attributes
+    ----------
+    name : str
+        A route, or `OTHER_ROUTE`.
+    chooser : str
+        What picked: ``model``, ``embedding`` or ``classifier``.
+    reason : str
+        One sentence; it never quotes the request.
+    score : float or None
+        Similarity or probability of the best route, where the chooser has one.
+    scores : mapping of str to float
+        The same by route.
+    failure : str
+        Why the chooser could not pick, in one word (``timeout``, ``unreachable``, ``broken``, ...); "" where it did.
+    cost_usd : float
+        What picking cost, US dollars.
+    latency_s : float
+        How long a model took to pick, seconds; 0 where none was asked.
+    known : bool
+        Whether the pick was remembered from an earlier request.
+    """
+
+    name: str
+    chooser: str
+    reason: str = ""
+    score: float | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+    failure: str = ""
+    cost_usd: float = 0.0
+    latency_s: float = 0.0
+    known: bool = False
+
+    @property
+    def is_other(self) -> bool:
+        """Whether it is none of the routes."""
+        return self.name == OTHER_ROUTE
+
+
 @dataclass(frozen=True, slots=True)
 class RoutingRequest:
     """What the router may see of a request.
@@ -250,6 +296,10 @@ class RoutingRequest:
         Nothing will be called: policies decide, and count nothing (budget, quota, conversation).
     explore : bool
         Whether an exploring policy may try a model for what is learned from it.
+    conversation : tuple of (str, str)
+        Role and text of what user and assistant said, oldest first; for those who pick routes, else empty.
+    route : RoutePick or None
+        The user's route that the request is on; None where there are no routes, or nobody has picked yet.
     """
 
     text: str
@@ -263,6 +313,8 @@ class RoutingRequest:
     key_id: str | None = None
     dry_run: bool = False
     explore: bool = True
+    conversation: tuple[tuple[str, str], ...] = ()
+    route: RoutePick | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,6 +410,8 @@ class Decision:
         "expected_cost_usd"}``.
     embedding : array of shape (d,) or None
         The vector that the router read. Not compared.
+    route : RoutePick or None
+        Which of the user's routes the request is on; None where there are none.
     """
 
     ranking: tuple[RankedModel, ...]
@@ -371,6 +425,7 @@ class Decision:
     lane: str = ""
     shadow: Mapping[str, Any] | None = None
     embedding: FloatArray | None = field(default=None, compare=False, repr=False)
+    route: RoutePick | None = None
 
     @property
     def model(self) -> str:
@@ -383,8 +438,10 @@ class Decision:
         return tuple(entry for entry in self.ranking if entry.eligible)
 
     def document(self) -> dict[str, Any]:
-        """Return the decision as JSON values: what a dry run answers."""
+        """Return the decision as JSON values: what a dry run answers; ``route`` only where there are routes."""
+        picked = {} if self.route is None else {"route": asdict(self.route)}
         return {
+            **picked,
             "model": self.model,
             "ranking": [asdict(entry) for entry in self.ranking],
             "propensity": self.propensity,

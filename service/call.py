@@ -124,6 +124,12 @@ class Call:
         """Return what was expected of the model that answers."""
         return next((entry for entry in self.decision.ranking if entry.model == self.served_by), None)
 
+    def count_pick(self) -> None:
+        """Take note of what picking the route cost."""
+        pick = self.decision.route
+        if pick is not None and pick.cost_usd:
+            self.extra_cost["router"] = self.extra_cost.get("router", 0.0) + pick.cost_usd
+
     def headers(self) -> dict[str, str]:
         """Return the response headers that explain the routing."""
         decision = self.decision
@@ -131,6 +137,7 @@ class Call:
             "model": self.served_by or "",
             "router": decision.router,
             "policy": decision.policy,
+            "route": "" if decision.route is None else decision.route.name,
             "artifact": decision.artifact_id,
             "lane": decision.lane,
             "explored": "true" if decision.explored else "",

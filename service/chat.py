@@ -11,6 +11,7 @@ from starlette.datastructures import Headers
 
 from llmrouter.encoders import chat_text
 from llmrouter.exceptions import ConfigError, EncoderError, MissingExtraError, UnknownModelError
+from llmrouter.routes import conversation_of
 from llmrouter.types import Capability, RoutingRequest, estimate_tokens
 from service.body import json_kind
 from service.config_checks import ROUTER_ALIAS
@@ -162,6 +163,7 @@ def parse_chat(
     key_id: str | None = None,
     explore: bool = True,
     verifiable: Collection[str] | None = None,
+    conversation: bool = False,
 ) -> ChatRequest:
     """Check a body and work out what it needs.
 
@@ -187,6 +189,8 @@ def parse_chat(
         Whether the key allows exploring; a request can only say no to it.
     verifiable : collection of str, optional
         Kinds of verifiers that a request may bring along; by default all.
+    conversation : bool
+        Whether the router is told what was said, turn by turn: where routes are picked.
 
     Raises
     ------
@@ -205,6 +209,7 @@ def parse_chat(
         check_verify(control.verify, verifiable)
     try:
         text = chat_text(body["messages"], settings.text, turns=settings.turns)
+        said = conversation_of(body["messages"]) if conversation and pinned is None else ()
     except EncoderError as error:
         raise APIError(str(error), param="messages", code="invalid_type") from error
     stream_options = body.get("stream_options") or {}
@@ -228,6 +233,7 @@ def parse_chat(
             key_id=key_id,
             dry_run=control.dry_run,
             explore=explore and control.explore is not False,
+            conversation=said,
         ),
     )
 

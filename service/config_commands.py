@@ -114,6 +114,13 @@ def check_beyond(settings: Settings) -> tuple[RoutingEngine | None, list[str]]:
         engine = build_engine(settings)
     except LLMRouterError as error:
         problems.append(f"router.artifact: {error}")
+    if settings.router.routes is not None:
+        from service.picking.picker import RoutePicker
+
+        try:
+            RoutePicker(settings)
+        except LLMRouterError as error:
+            problems.append(f"router.chooser: {error}")
     if engine is not None and (settings.learning.canary or settings.learning.shadow):
         from service.learning.canary_lanes import problems_of
 
@@ -187,6 +194,11 @@ def summary(
         yield f"artifact   {engine.artifact_id} ({place}), knows {known} of {len(engine.cards)} models"
     parameters = ", ".join(f"{key}: {value}" for key, value in (settings.policy.model_extra or {}).items())
     yield f"policy     {settings.policy.kind}" + (f" ({parameters})" if parameters else "")
+    routes = settings.router.routes
+    if routes is not None:
+        chooser = settings.router.chooser
+        by = f"{chooser.model}, a model" if chooser.kind == "model" else chooser.kind
+        yield f"routes     {', '.join(route.name for route in routes)}; picked by {by}"
     server = settings.server
     keys = "no keys" if settings.auth is None else "keys required" if settings.auth.required else "keys optional"
     yield f"server     {server.host}:{server.port}, workers: {server.workers}, {keys}"

@@ -23,20 +23,31 @@ def parse_yaml(text: str, *, source: str) -> dict[str, Any]:
     ConfigError
         If it is not YAML, holds a key twice, or is no mapping; the message names line and column.
     """
+    tree = parse_any(text, source=source)
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{source} must hold a mapping (pool: ..., router: ...), not a {type(tree).__name__}")
+    return tree
+
+
+def parse_any(text: str, *, source: str) -> Any:
+    """Return what a YAML document holds.
+
+    Raises
+    ------
+    ConfigError
+        If it is not YAML, or holds a key twice; the message names line and column.
+    """
     try:
         # A subclass of SafeLoader: no Python objects are constructed.
-        tree = yaml.load(text, Loader=_StrictLoader)  # noqa: S506
+        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ConfigError(f"{source}:{where} is not valid YAML: {error.problem or error.context}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{source} is not valid YAML: {error}") from error
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{source} must hold a mapping (pool: ..., router: ...), not a {type(tree).__name__}")
-    return tree
 
 
 def substitute(tree: Any, environment: Mapping[str, str], problems: dict[Path, str], path: Path = ()) -> Any:

@@ -15,6 +15,7 @@ from llmrouter.exceptions import LLMRouterError
 from llmrouter.outcomes import Feedback, OutcomeStore
 from llmrouter.policy import Policy
 from llmrouter.pool import Backend, Cooldowns
+from llmrouter.routes import RoutedEngine
 from llmrouter.types import Decision, ModelCard, RankedModel, RoutingRequest, Usage
 from service.backends import build_backends
 from service.cache.kept import KeptAnswers
@@ -24,6 +25,7 @@ from service.endpoints import CHAT, Endpoint
 from service.judgements import JudgementStatus
 from service.keys import refusals
 from service.keys.principal import ANONYMOUS, Principal
+from service.picking.policy import with_routes
 from service.reservations import Reservations
 from service.resilience.state import Resilience
 from service.settings import ModelSettings, Settings, build_engine, configured_policy
@@ -36,7 +38,10 @@ if TYPE_CHECKING:
     from service.learning.canary_lanes import Lanes
     from service.learning.explore_ledger import LeasedLedger
     from service.learning.online import OnlineUpdater
+    from service.limits.grant import Limiter
+    from service.picking.picker import RoutePicker
     from service.redis_link import RedisLink
+    from service.telemetry import Telemetry
 
 T = TypeVar("T")
 
@@ -108,19 +113,31 @@ class Gateway:
         self.in_flight = 0
         self.models: Mapping[str, ModelSettings] = {model.name: model for model in settings.pool}
         self.cards: Mapping[str, ModelCard] = {model.name: model.card for model in settings.pool}
-        self.pool = tuple(model.name for model in settings.pool if model.generates)
+        self.pool = tuple(model.name for model in settings.answering)
         self.embedders = tuple(model.name for model in settings.pool if "embeddings" in model.endpoints)
         self.windows: Mapping[str, int | None] = {name: card.context_window for name, card in self.cards.items()}
         self.timeouts = {name: model.timeouts.timeouts() for name, model in self.models.items()}
         self.upstreams = Upstreams(self.models)
         same_policy = reuse is not None and _same_policy(reuse.settings, settings)
         self.policy: Policy = reuse.policy if reuse is not None and same_policy else configured_policy(settings)
-        self.engine: Engine = build_engine(settings, policy=self.policy) if engine is None else engine
+        same_routes = same_policy and reuse is not None and reuse.settings.router.routes == settings.router.routes
+        # What decides: the ordinary policy, and the routes around it.
+        self.deciding: Policy = with_routes(
+            self.policy, settings, reuse=reuse.deciding if same_routes and reuse is not None else None
+        )
+        self.engine: Engine = build_engine(settings, policy=self.deciding) if engine is None else engine
+        self.picker: RoutePicker | None = None
+        self.routed: RoutedEngine | None = None
+        if settings.router.routes is not None:
+            from service.picking.picker import RoutePicker
+
+            self.picker = RoutePicker(settings, reuse=None if reuse is None else reuse.picker)
+            self.routed = RoutedEngine(lambda: self.lanes or self.engine, self.picker.chooser)
         self.shared: Shared = Shared(
             settings, artifact_id=self.engine.artifact_id, reuse=None if reuse is None else reuse.shared
         )
         self.resilience: Resilience = self.shared.resilience
-        self.backends = (
+        self.backends: Mapping[str, Backend] = (
             build_backends(settings, self.shared.sessions, self.resilience) if backends is None else backends
         )
         self.shared.open()
@@ -133,10 +150,10 @@ class Gateway:
         )
         # Read on every request, so taken out of the settings once.
         self.admission = self.shared.admission
-        self.limiter = self.shared.limiter
+        self.limiter: Limiter = self.shared.limiter
         self.authenticator = self.shared.authenticator
         self.writer = self.shared.writer
-        self.telemetry = self.shared.telemetry
+        self.telemetry: Telemetry = self.shared.telemetry
         self._signals = self.shared.signals
         self._owners = self.shared.owners
         self.learning: dict[str, Callable[[], Any]] = {}
@@ -262,12 +279,16 @@ class Gateway:
             "settings": self.settings.router,
             "restricted": restricted,
             "verifiable": self.settings.learning.verify.requests,
+            "conversation": self.picker is not None,
         }
 
-    async def decide(self, chat: ChatRequest, *, neighbours: int = 0, dry_run: bool = False) -> Decision:
+    async def decide(
+        self, chat: ChatRequest, *, principal: Principal = ANONYMOUS, neighbours: int = 0, dry_run: bool = False
+    ) -> Decision:
         """Return the decision for a request: the engine's, or the model that the client named.
 
-        A dry run is decided alike and counted by no policy.
+        A dry run is decided alike and counted by no policy. Where a model picks the route it is asked first, for a
+        dry run, too.
 
         Raises
         ------
@@ -277,10 +298,27 @@ class Gateway:
         if chat.pinned is not None:
             return pinned_decision(chat.pinned)
         routing = replace(chat.routing, dry_run=True) if dry_run else chat.routing
+        if self.picker is not None and self.routed is not None:
+            return await self._decide_on_route(self.picker, self.routed, routing, principal, neighbours)
         if self.lanes is None:
             return await self.shared.routing.route(self.engine, routing, neighbours=neighbours)
         decision = await self.shared.routing.route(self.lanes, routing, neighbours=neighbours)
         self.lanes.decided(routing, decision)
+        return decision
+
+    async def _decide_on_route(
+        self, picker: RoutePicker, engine: RoutedEngine, routing: RoutingRequest, principal: Principal, neighbours: int
+    ) -> Decision:
+        routing = await picker.with_route(self, routing, principal)
+        try:
+            decision = await self.shared.routing.route(engine, routing, neighbours=neighbours)
+        finally:
+            if routing.route is not None:  # a model was asked, whatever came of the rest
+                self.telemetry.picked(routing.route.name, picker.note(routing.route))
+        if routing.route is None and decision.route is not None:
+            self.telemetry.picked(decision.route.name, picker.note(decision.route))
+        if self.lanes is not None:
+            self.lanes.decided(replace(routing, route=decision.route), decision)
         return decision
 
     # The end of a request

@@ -63,7 +63,7 @@ class ReloadResult:
 
 
 class _Fingerprint(NamedTuple):
-    """What the files looked like: a digest of the configuration and its overlay (None without one), the artifacts."""
+    """What the files looked like: a digest of the configuration and of what it names (None without), the artifacts."""
 
     configuration: bytes | None
     artifacts: tuple[str | None, ...]
@@ -112,7 +112,7 @@ class Reloader:
         self._load = load
         self._on_result = on_result
         self._artifacts = _artifacts(app.state.gateway.settings)
-        self._overlay = _overlay(app.state.gateway.settings)
+        self._beside = _beside(app.state.gateway.settings)
         self._seen = self._fingerprint()
         self._lock = asyncio.Lock()
         self._asked = asyncio.Event()
@@ -184,8 +184,8 @@ class Reloader:
         self._seen = await asyncio.to_thread(self._fingerprint)
         settings = await asyncio.to_thread(self._load, self.source)
         self._artifacts = _artifacts(settings)
-        if _overlay(settings) != self._overlay:
-            self._overlay = _overlay(settings)
+        if _beside(settings) != self._beside:
+            self._beside = _beside(settings)
             self._seen = await asyncio.to_thread(self._fingerprint)
         self._seen = self._seen._replace(artifacts=_targets(self._artifacts))
         old: Gateway = self._app.state.gateway
@@ -266,8 +266,8 @@ class Reloader:
     def _fingerprint(self) -> _Fingerprint:
         try:
             content = self.source.read_bytes()
-            if self._overlay is not None and self._overlay.exists():
-                content += b"\0" + self._overlay.read_bytes()
+            for file in self._beside:
+                content += b"\0" + (file.read_bytes() if file.exists() else b"")
             digest = hashlib.blake2b(content).digest()
         except OSError:
             digest = None
@@ -285,9 +285,12 @@ def keep_fixed(settings: Settings, running: Settings) -> tuple[Settings, tuple[s
     return settings.model_copy(update={"server": server}), lines
 
 
-def _overlay(settings: Settings) -> Path | None:
-    """Return the file of changes that is merged over the configuration."""
-    return None if settings.learning.models is None else settings.learning.models.overlay
+def _beside(settings: Settings) -> tuple[Path, ...]:
+    """Return the files that are read with the configuration: the overlay, the routes, their labelled examples."""
+    overlay = None if settings.learning.models is None else settings.learning.models.overlay
+    router = settings.router
+    files = (overlay, router.routes_file, None if router.routes is None else router.chooser.examples_file)
+    return tuple(file for file in files if file is not None)
 
 
 def _artifacts(settings: Settings) -> tuple[Path | None, ...]:

@@ -29,6 +29,8 @@ from service.keys.settings import AuthSettings
 from service.learning.settings import LearningSettings
 from service.limits.settings import LimitsSettings, RedisSettings
 from service.models.overlay import Overlay, overlay_path, read_overlay
+from service.picking import checks as picking_checks
+from service.picking.settings import ChooserSettings, RouteSettings
 from service.pricing_settings import PriceSettings, PricingSettings
 from service.resilience.settings import DeploymentSettings, ResilienceSettings
 from service.section import Section
@@ -155,6 +157,12 @@ class RouterSettings(Section):
         None is 4,096 where the encoder runs a network (``minilm``, ONNX, a hub's), and none for a token table.
     text, turns
         See `llmrouter.encoders.chat_text`.
+    routes : tuple of RouteSettings or None
+        The user's routes in words, see [routes](routes.md); requests on none of them are left to ``policy``.
+    routes_file : Path or None
+        A YAML file that holds them, in place of `routes`; watched like the configuration.
+    chooser : ChooserSettings
+        Who picks the route of a request.
     """
 
     artifact: Path | None = None
@@ -162,6 +170,14 @@ class RouterSettings(Section):
     embedding_cache: NonNegativeInt | None = None
     text: Literal["last_user_turn", "system_and_last_turns"] = "last_user_turn"
     turns: PositiveInt = 1
+    routes: tuple[RouteSettings, ...] | None = None
+    routes_file: Path | None = None
+    chooser: ChooserSettings = ChooserSettings()
+
+    @property
+    def picks_only(self) -> str | None:
+        """The model that picks routes and answers nobody, if there is one."""
+        return None if self.routes is None or self.chooser.answers else self.chooser.model
 
 
 class PolicySettings(BaseModel):
@@ -261,7 +277,12 @@ class Settings(Section):
     @property
     def cards(self) -> tuple[ModelCard, ...]:
         """The pool as the router sees it: the models that answer chats."""
-        return tuple(model.card for model in self.pool if model.generates)
+        return tuple(model.card for model in self.answering)
+
+    @property
+    def answering(self) -> tuple[ModelSettings, ...]:
+        """The models that may answer chats."""
+        return tuple(model for model in self.pool if model.generates and model.name != self.router.picks_only)
 
     def at(self, *, host: str | None = None, port: int | None = None) -> Settings:
         """Return the same settings with another place to listen.
@@ -328,6 +349,10 @@ def parse_settings(
     tree = config_file.substitute(written, variables, problems)
     tree = config_checks.with_known_prices(tree, environment=variables)
     found = config_checks.check_pool(tree)
+    tree = picking_checks.with_routes_file(tree, found, environment=variables)
+    written = picking_checks.with_routes_file(written, {})
+    tree, wrong = picking_checks.check_router(tree, written)
+    found |= wrong
     if isinstance(tree.get("policy"), dict):
         tree["policy"], wrong = config_checks.check_policy(tree["policy"], written)
         found |= wrong
@@ -357,7 +382,7 @@ def build_policy(settings: PolicySettings) -> Policy:
 
 
 def configured_policy(settings: Settings) -> Policy:
-    """Construct the policy that decides: the configured one, with exploration around it where that is on.
+    """Construct the ordinary policy: the configured one, with exploration around it where that is on.
 
     Raises
     ------
@@ -377,7 +402,7 @@ def build_engine(settings: Settings, *, policy: Policy | None = None) -> Routing
     settings : Settings
         The configuration.
     policy : Policy, optional
-        By default constructed as configured.
+        By default constructed as configured, routes included.
 
     Raises
     ------
@@ -388,12 +413,13 @@ def build_engine(settings: Settings, *, policy: Policy | None = None) -> Routing
     """
     from llmrouter import artifact
     from llmrouter.encoders import cached_encoder, load_encoder
+    from service.picking.policy import with_routes
 
     router = settings.router
     engine = artifact.load(
         artifact.default_artifact() if router.artifact is None else router.artifact,
         settings.cards,
-        policy=configured_policy(settings) if policy is None else policy,
+        policy=with_routes(configured_policy(settings), settings) if policy is None else policy,
         encoder=None if router.encoder is None else load_encoder(router.encoder),
     )
     engine.encoder = cached_encoder(engine.encoder, router.embedding_cache)

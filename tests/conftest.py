@@ -43,7 +43,7 @@ _DATA_READERS: set[str] = set()
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function):
-            module = item.module.__name__.removeprefix("tests.")
+            module = ".".join(item.path.relative_to(Path(__file__).parent).with_suffix("").parts)
             if module in NOT_TRACED or f"{module}.{item.originalname}" in NOT_TRACED:
                 item.add_marker("no_cover")
 

@@ -38,6 +38,7 @@ LEARNED = (
     "two-step",
     "cscr",
     "routerdc",
+    "llm-bandit",
     "linear-bandit",
 )
 PLAIN = ("knn:k=40", "knn:k=100", "knn:k=200", "logistic:penalty=10.0,sharing=0.0")

@@ -11,6 +11,8 @@ request's text does not depend on what else is in the batch.
 from llmrouter.moe._engine import Engine, EngineStats
 from llmrouter.moe._handle import GenerationHandle
 from llmrouter.moe._load import load_engine
+from llmrouter.moe._meter import Histogram, LoadMeter, LoadReport, MachinePrice, TokenCost, imbalance
+from llmrouter.moe._options import Pruning, Quantization, SelfContrast
 from llmrouter.moe._types import (
     Delta,
     FinishReason,
@@ -31,8 +33,17 @@ __all__ = [
     "GenerationHandle",
     "GenerationRequest",
     "GenerationResult",
+    "Histogram",
+    "LoadMeter",
+    "LoadReport",
+    "MachinePrice",
+    "Pruning",
+    "Quantization",
     "SamplingDefaults",
+    "SelfContrast",
     "TokenAlternative",
+    "TokenCost",
     "TokenLogprob",
+    "imbalance",
     "load_engine",
 ]

@@ -5,21 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
-from random import Random
 from typing import TYPE_CHECKING, Any
 
 from llmrouter.exceptions import (
-    ContextLengthError,
     EngineStoppedError,
     GenerationFailedError,
-    GenerationRequestError,
     LocalModelError,
     QueueFullError,
 )
 from llmrouter.moe._handle import GenerationHandle
+from llmrouter.moe._meter import LoadMeter, LoadReport, MachinePrice
+from llmrouter.moe._options import SelfContrast
+from llmrouter.moe._prepare import prepared
 from llmrouter.moe._sequence import Sequence
 from llmrouter.moe._types import GenerationRequest, GenerationResult, SamplingDefaults
 from llmrouter.moe._vocabulary import Vocabulary
@@ -65,6 +66,15 @@ class Engine:
         Requests that may wait; more are refused with QueueFullError.
     deterministic : bool
         Compute every request's logits with the same bits whatever requests run beside it; slower.
+    contrast : SelfContrast, optional
+        Decode by self-contrast; log-probabilities are then those of the contrast.
+    price : MachinePrice, optional
+        What the machine costs, for `load_report`.
+
+    Attributes
+    ----------
+    meter : LoadMeter
+        Counts and times of its steps.
     """
 
     def __init__(
@@ -79,8 +89,12 @@ class Engine:
         max_batch: int,
         max_queue: int,
         deterministic: bool = False,
+        contrast: SelfContrast | None = None,
+        price: MachinePrice | None = None,
     ) -> None:
         from llmrouter.moe._batch import RunningBatch
+        from llmrouter.moe._contrast import ContrastBatch
+        from llmrouter.moe._expert_load import ExpertLoad
 
         self.model = model
         self.vocabulary = vocabulary
@@ -89,11 +103,17 @@ class Engine:
         self.defaults = defaults
         self.max_batch = max_batch
         self.max_queue = max_queue
+        self.price = price or MachinePrice()
+        self.meter = LoadMeter()
+        self._expert_load = ExpertLoad(model)
         self._end_tokens = end_tokens
-        self._batch = RunningBatch(model, deterministic=deterministic)
+        self._batch: RunningBatch | ContrastBatch = (
+            RunningBatch(model, deterministic=deterministic)
+            if contrast is None
+            else ContrastBatch(model, contrast, deterministic=deterministic)
+        )
         self._running: list[Sequence] = []
         self._waiting: deque[Sequence] = deque()
-        self._generated = 0
         self._queue_lock = threading.Lock()
         self._step_lock = threading.Lock()
         self._worker: EngineWorker | None = None
@@ -106,7 +126,16 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """Return the present load."""
-        return EngineStats(len(self._running), len(self._waiting), self._generated)
+        return EngineStats(len(self._running), len(self._waiting), self.meter.output_tokens)
+
+    def load_report(self) -> LoadReport:
+        """Return what one more token costs, in time, money and energy, at the present load."""
+        stats = self.stats()
+        return self.meter.report(self.price, running=stats.running, waiting=stats.waiting, max_batch=self.max_batch)
+
+    def expert_load(self) -> dict[str, list[int]]:
+        """Return how often decoding chose each expert, by layer (empty if the experts are not ours)."""
+        return self._expert_load.counts()
 
     def run(self, requests: SequenceOf[GenerationRequest]) -> list[GenerationResult]:
         """Generate for all `requests` and return the results in their order; waits, without a limit to the queue.
@@ -176,6 +205,7 @@ class Engine:
             if worker is None:
                 raise EngineStoppedError(f"the engine of {self.name!r} is not running; call start() first")
             if len(self._waiting) >= self.max_queue:
+                self.meter.ended("refused")
                 raise QueueFullError(self.name, waiting=len(self._waiting))
             self._waiting.append(sequence)
         worker.notify()
@@ -191,41 +221,19 @@ class Engine:
                 self._drop_cancelled()
                 self._admit()
                 if self._running:
-                    self._advance(0, self._batch.decode([sequence.last_token for sequence in self._running]))
+                    self._decode()
             except Exception as error:  # whatever a forward pass raises must not end the thread
                 _LOGGER.exception("model %r: the forward pass failed", self.name)
                 self._fail_running(GenerationFailedError(f"the forward pass of {self.name!r} failed: {error}"))
             return bool(self._running or self._waiting)
 
     def _sequence(self, request: GenerationRequest, handle: GenerationHandle) -> Sequence:
-        from llmrouter.moe._sampling import Sampling
-
-        if request.messages is not None:
-            prompt = self.vocabulary.encode(self.vocabulary.render(request.messages), special_tokens=False)
-        else:
-            prompt = self.vocabulary.encode(request.prompt or "", special_tokens=True)
-        room = self.context_window - len(prompt)
-        if room < 1:
-            raise ContextLengthError(prompt_tokens=len(prompt), context_window=self.context_window)
-        if not prompt:
-            raise GenerationRequestError("the prompt has no tokens; give at least one character", param="prompt")
-        defaults = self.defaults
-        sampling = Sampling(
-            temperature=defaults.temperature if request.temperature is None else request.temperature,
-            top_p=defaults.top_p if request.top_p is None else request.top_p,
-            top_k=defaults.top_k if request.top_k is None else request.top_k,
-            random=Random(request.seed),
-            logprobs=request.logprobs,
-            top_logprobs=request.top_logprobs,
-        )
-        return Sequence(
+        return prepared(
             request,
-            prompt,
-            sampling=sampling,
-            # max_tokens is a limit, not a wish: where the window ends first, the completion ends with "length".
-            max_new_tokens=min(request.max_tokens or room, room),
+            handle,
             vocabulary=self.vocabulary,
-            handle=handle,
+            context_window=self.context_window,
+            defaults=self.defaults,
         )
 
     def _drop_cancelled(self) -> None:
@@ -240,6 +248,7 @@ class Engine:
                 (cancelled if sequence.handle.cancelled else self._waiting).append(sequence)
         for sequence in cancelled:
             sequence.fail(error)
+            self.meter.ended("cancelled")
 
     def _admit(self) -> None:
         """Move waiting sequences into the batch as far as there is room, and generate their first tokens."""
@@ -251,7 +260,25 @@ class Engine:
         newcomers.sort(key=lambda sequence: len(sequence.prompt), reverse=True)
         first = len(self._running)
         self._running += newcomers  # before the forward pass, so that its failure reaches them
+        begun = time.perf_counter()
         self._advance(first, self._batch.prefill([sequence.prompt for sequence in newcomers]))
+        self.meter.prefilled(
+            sum(len(sequence.prompt) for sequence in newcomers),
+            len(newcomers),
+            time.perf_counter() - begun,
+            [sequence.token_interval_s for sequence in newcomers],
+        )
+
+    def _decode(self) -> None:
+        """Generate one token for every running sequence."""
+        from llmrouter.moe.experts import routing_hooks
+
+        rows, begun = list(self._running), time.perf_counter()
+        with routing_hooks(self._expert_load):
+            logits = self._batch.decode([sequence.last_token for sequence in rows])
+        self._advance(0, logits)
+        taken = time.perf_counter() - begun
+        self.meter.decoded(len(rows), taken, [sequence.token_interval_s for sequence in rows])
 
     def _advance(self, first: int, logits: torch.Tensor) -> None:
         """Give the rows from `first` on their next tokens; the finished ones leave."""
@@ -259,13 +286,14 @@ class Engine:
 
         rows = self._running[first:]
         choices = choose_tokens(logits, [sequence.sampling for sequence in rows])
-        self._generated += len(rows)
         ended = []
         for row, (sequence, choice) in enumerate(zip(rows, choices, strict=True), start=first):
             if not choice.finite:
                 sequence.fail(GenerationFailedError(f"{self.name!r} gave logits that are not finite numbers"))
+                self.meter.ended("failed")
                 ended.append(row)
-            elif sequence.advance(choice, self._end_tokens):
+            elif reason := sequence.advance(choice, self._end_tokens):
+                self.meter.ended(reason)
                 ended.append(row)
         for row in reversed(ended):
             self._leave(row)
@@ -282,6 +310,7 @@ class Engine:
         for sequence in running:
             if not sequence.handle.done:
                 sequence.fail(error)
+                self.meter.ended("failed")
 
     def _fail_all(self, error: LocalModelError) -> None:
         self._fail_running(error)

@@ -7,12 +7,18 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmrouter.exceptions import CheckpointError, MissingExtraError
 from llmrouter.moe._engine import Engine
+from llmrouter.moe._meter import MachinePrice
+from llmrouter.moe._options import Pruning, Quantization, SelfContrast
+from llmrouter.moe._shaping import check_contrast, choose_experts, quantize_experts, remove_experts, translated
 from llmrouter.moe._types import SamplingDefaults
 from llmrouter.moe._vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from llmrouter.moe.experts import Reduction
 
 # Where the configurations of Hugging Face's mixture-of-experts classes say how many experts a layer has.
 _EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
@@ -32,6 +38,11 @@ def load_engine(
     allow_dense: bool = False,
     experts: str = "auto",
     deterministic: bool = False,
+    reduction: Reduction | None = None,
+    prune: Pruning | None = None,
+    quantize: Quantization | None = None,
+    contrast: SelfContrast | None = None,
+    price: MachinePrice | None = None,
 ) -> Engine:
     """Load a Hugging Face mixture-of-experts checkpoint into an engine with continuous batching.
 
@@ -59,6 +70,16 @@ def load_engine(
         Hugging Face knows ("eager", "grouped_mm", "batched_mm").
     deterministic : bool
         Compute every request's logits with the same bits whatever requests run beside it; several times as slow.
+    reduction : Reduction, optional
+        Compute fewer experts for a token than the model's routers choose.
+    prune : Pruning, optional
+        Remove experts for good, measured on its prompts first.
+    quantize : Quantization, optional
+        Store experts as integers, after pruning.
+    contrast : SelfContrast, optional
+        Decode by the contrast with the model's own weaker choice of experts.
+    price : MachinePrice, optional
+        What the machine costs, for the engine's `load_report`.
 
     Returns
     -------
@@ -82,22 +103,32 @@ def load_engine(
         tokenizer = _load_tokenizer(source)
         generation_config = _load_generation_config(source)
         model = _load_model(source, config, device=device, dtype=dtype)
-        _choose_experts(source, model, experts, deterministic=deterministic)
+        choose_experts(source, model, experts, deterministic=deterministic, reduction=reduction)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         raise CheckpointError(
             f"{source}: the tokenizer has {len(tokenizer)} tokens, the model only "
             f"{model.get_input_embeddings().num_embeddings}; they do not belong together"
         )
+    vocabulary, end_tokens = Vocabulary(tokenizer), _end_tokens(config, tokenizer, generation_config)
+    window = _context_window(source, config, context_window)
+    if prune is not None:
+        remove_experts(source, model, prune, vocabulary=vocabulary, end_tokens=end_tokens, context_window=window)
+    if contrast is not None:
+        check_contrast(source, model, contrast)
+    if quantize is not None:
+        quantize_experts(source, model, quantize)
     return Engine(
         model,
-        Vocabulary(tokenizer),
+        vocabulary,
         name=name or (Path(source).resolve().name if Path(source).is_dir() else source),
-        context_window=_context_window(source, config, context_window),
-        end_tokens=_end_tokens(config, tokenizer, generation_config),
+        context_window=window,
+        end_tokens=end_tokens,
         defaults=SamplingDefaults.from_generation_config(generation_config),
         max_batch=max_batch,
         max_queue=max_queue,
         deterministic=deterministic,
+        contrast=contrast,
+        price=price,
     )
 
 
@@ -128,7 +159,7 @@ def _source(path_or_id: str | os.PathLike[str]) -> str:
 def _load_config(source: str) -> Any:
     from transformers import AutoConfig
 
-    with _translated(source, "configuration"):
+    with translated(source, "configuration"):
         return AutoConfig.from_pretrained(source, trust_remote_code=False)
 
 
@@ -151,7 +182,7 @@ def _check_architecture(source: str, config: Any, *, allow_dense: bool) -> None:
 def _load_tokenizer(source: str) -> Any:
     from transformers import AutoTokenizer
 
-    with _translated(source, "tokenizer"):
+    with translated(source, "tokenizer"):
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
 
 
@@ -159,7 +190,7 @@ def _load_model(source: str, config: Any, *, device: str, dtype: str) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    with _translated(source, "weights"):
+    with translated(source, "weights"):
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if dtype == "auto" and torch.device(device).type == "cpu":
@@ -180,34 +211,11 @@ def _load_model(source: str, config: Any, *, device: str, dtype: str) -> Any:
         return model.to(device).eval()
 
 
-def _choose_experts(source: str, model: Any, experts: str, *, deterministic: bool) -> None:
-    """Set the implementation of the experts, and for bitwise invariance that of attention."""
-    from llmrouter.moe.experts import DETERMINISTIC_NAME, NAME, register_experts
-
-    register_experts()
-    if deterministic:
-        if experts not in ("auto", DETERMINISTIC_NAME):
-            raise CheckpointError(
-                f"experts is {experts!r}; with deterministic leave it out (or {DETERMINISTIC_NAME!r})"
-            )
-        experts = DETERMINISTIC_NAME
-    takes_implementations = model._can_set_experts_implementation()  # noqa: SLF001 -- no public way to ask
-    if experts == "auto":
-        if not takes_implementations:
-            return
-        experts = NAME
-    with _translated(source, "experts"):
-        if takes_implementations:
-            model.set_experts_implementation(experts)
-        if deterministic:
-            model.set_attn_implementation("sdpa")
-
-
 def _load_generation_config(source: str) -> Mapping[str, Any] | None:
     """Return generation_config.json as it stands, or None: Hugging Face's class does not tell whether there is one."""
     from transformers.utils import cached_file
 
-    with _translated(source, "generation_config.json"):
+    with translated(source, "generation_config.json"):
         path = cached_file(source, "generation_config.json", _raise_exceptions_for_missing_entries=False)
         content = json.loads(Path(path).read_text(encoding="utf-8")) if path else None
         if path and not isinstance(content, dict):
@@ -231,21 +239,6 @@ def _end_tokens(config: Any, tokenizer: Any, generation_config: Mapping[str, Any
     for end in ((generation_config or {}).get("eos_token_id"), config.eos_token_id, tokenizer.eos_token_id):
         ends.update(end if isinstance(end, list) else [] if end is None else [end])
     return frozenset(ends)
-
-
-@contextlib.contextmanager
-def _translated(source: str, part: str) -> Iterator[None]:
-    """Turn whatever Hugging Face raises for a bad checkpoint into CheckpointError.
-
-    Damaged files surface as errors of json, safetensors, tokenizers and torch, which share no base class.
-    """
-    try:
-        yield
-    except CheckpointError:
-        raise
-    except Exception as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{source}: cannot load the {part}: {first_line}") from error
 
 
 @contextlib.contextmanager

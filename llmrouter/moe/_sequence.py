@@ -57,52 +57,55 @@ class Sequence:
         self.handle = handle
         self.last_token = -1
         self.generated = 0
+        self.token_interval_s = 0.0  # from the token before, or from acceptance, to the last one
         self._max_new_tokens = max_new_tokens
         self._vocabulary = vocabulary
         self._text = TextStream(vocabulary, request.stop_strings)
         self._pieces: list[str] = []
         self._waiting_logprobs: deque[tuple[int, TokenLogprob]] = deque()
         self._logprobs: list[TokenLogprob] = []
-        self._accepted = time.perf_counter()
+        self._accepted = self._last_token_time = time.perf_counter()
         self._first_token: float | None = None
 
-    def advance(self, choice: Choice, end_tokens: frozenset[int]) -> bool:
-        """Take the next token, pass on what text is final, and return whether the sequence has ended."""
+    def advance(self, choice: Choice, end_tokens: frozenset[int]) -> FinishReason | None:
+        """Take the next token, pass on what text is final, and return why the sequence has ended, if it has."""
         self.last_token = choice.token
         self.generated += 1
+        now = time.perf_counter()
+        self.token_interval_s, self._last_token_time = now - self._last_token_time, now
         if self._first_token is None:
-            self._first_token = time.perf_counter()
+            self._first_token = now
         if choice.token in end_tokens:
-            self._end("stop")
-            return True
+            return self._end("stop")
         if choice.logprob is not None:
             self._waiting_logprobs.append((self._text.decoded, self._token_logprob(choice)))
         self._emit(self._text.push(choice.token))
         if self._text.stopped:
-            self._end("stop")
-        elif self.generated >= self._max_new_tokens:
-            self._end("length")
-        return self.handle.done
+            return self._end("stop")
+        return self._end("length") if self.generated >= self._max_new_tokens else None
 
     def fail(self, error: LocalModelError) -> None:
         """End without a result."""
         self.handle.settle(error)
 
-    def _end(self, reason: FinishReason) -> None:
+    def _end(self, reason: FinishReason) -> FinishReason:
         if not self._text.stopped:
             self._emit(self._text.finish(), final=True)
+        if self._text.stopped:  # the end of the text may be what stops it
+            reason = "stop"
         now = time.perf_counter()
         self.handle.settle(
             GenerationResult(
                 text="".join(self._pieces),
                 input_tokens=len(self.prompt),
                 output_tokens=self.generated,
-                finish_reason="stop" if self._text.stopped else reason,
+                finish_reason=reason,
                 logprobs=tuple(self._logprobs) if self.sampling.logprobs else None,
                 latency_s=now - self._accepted,
                 time_to_first_token_s=(self._first_token or now) - self._accepted,
             )
         )
+        return reason
 
     def _emit(self, text: str, *, final: bool = False) -> None:
         """Pass on text with the log-probabilities of the tokens that begin in it."""

@@ -20,6 +20,7 @@ from llmrouter.policy._sticky import StickyPolicy
 from llmrouter.policy._subset import SubsetPolicy
 from llmrouter.policy._subset_search import SubsetChoice
 from llmrouter.policy._utility import UtilityPolicy
+from llmrouter.policy._wrapping import WrappingPolicy
 
 __all__ = [
     "Appraisal",
@@ -45,6 +46,7 @@ __all__ = [
     "UCBPolicy",
     "UtilityPolicy",
     "View",
+    "WrappingPolicy",
     "candidates_for",
     "load_calibration",
     "policy_from_config",

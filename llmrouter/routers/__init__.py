@@ -19,6 +19,8 @@ from llmrouter.routers._kmeans import UniRouteRouter
 from llmrouter.routers._knn import KNNRouter
 from llmrouter.routers._learned_map import LearnedMapRouter
 from llmrouter.routers._linear import LogisticRouter, RidgeRouter
+from llmrouter.routers._llm_bandit import LLMBanditRouter
+from llmrouter.routers._llm_bandit_policy import PreferencePolicy
 from llmrouter.routers._mlp import MLPRouter
 from llmrouter.routers._neighbours import NeighbourRouter
 from llmrouter.routers._online import OnlineRouter
@@ -52,6 +54,7 @@ __all__ = [
     "KNNSelectRouter",
     "KernelKNNRouter",
     "KernelRidgeRouter",
+    "LLMBanditRouter",
     "LearnedMapRouter",
     "LinearBanditRouter",
     "LogisticRouter",
@@ -63,6 +66,7 @@ __all__ = [
     "NeighbourRouter",
     "OnlineRouter",
     "OutcomeFingerprint",
+    "PreferencePolicy",
     "R2T2Router",
     "RandomRouter",
     "RidgeRouter",

@@ -178,8 +178,13 @@ class AddedColumn:
 
 def _kernel(inner: FloatArray, similarity: FloatArray, settings: Mapping[str, Any]) -> FloatArray:
     """Return the sum of the three kernels, in units of the noise variance."""
-    local = settings["local"] * np.exp((np.minimum(similarity, 1.0) - 1.0) / settings["length"])
+    local = settings["local"] * _decay(similarity, settings["length"])
     return np.asarray(_OFFSET + settings["loading"] * inner + local)
+
+
+def _decay(similarity: FloatArray, length: float) -> FloatArray:
+    """Return how alike the local parts of two prompts are, 1 for equal ones."""
+    return np.asarray(np.exp((np.minimum(similarity, 1.0) - 1.0) / length))
 
 
 def _best_setting(target: FloatArray, weight: FloatArray, spread: FloatArray, similarity: FloatArray) -> dict[str, Any]:
@@ -187,16 +192,25 @@ def _best_setting(target: FloatArray, weight: FloatArray, spread: FloatArray, si
     inner = spread @ spread.T
     unit = max(float(np.trace(inner)) / len(inner), 1e-12)
     best, chosen = -np.inf, {"loading": 0.0, "local": 0.0, "length": _LENGTHS[0]}
+    decay = {length: _decay(similarity, length) for length in _LENGTHS}
+    # The target as one more row: its row of the Cholesky factor is then the target whitened, with no system to solve.
+    # The corner exceeds target' K^-1 target, so that the matrix stays positive definite.
+    n = len(target)
+    matrix = np.empty((n + 1, n + 1))
+    matrix[n, :n] = matrix[:n, n] = target
+    matrix[n, n] = 1.0 + weight @ target**2
+    diagonal = np.arange(n)
     for loading, local, length in itertools.product(_LOADINGS, _LOCALS, _LENGTHS):
         if local == 0.0 and length != _LENGTHS[0]:
             continue
         setting = {"loading": loading / unit, "local": local, "length": length}
-        matrix = _kernel(inner, similarity, setting) + np.diag(1.0 / weight)
+        matrix[:n, :n] = _OFFSET + setting["loading"] * inner + local * decay[length]
+        matrix[diagonal, diagonal] += 1.0 / weight
         factor = np.linalg.cholesky(matrix)
-        whitened = np.linalg.solve(factor, target)
+        whitened = factor[n, :n]
         # + 1: a weak prior on the noise, without which two equal outcomes would look certain
-        variance = (whitened @ whitened + 0.2) / (len(target) + 1)
-        likelihood = -0.5 * len(target) * np.log(variance) - np.log(np.diag(factor)).sum()
+        variance = (whitened @ whitened + 0.2) / (n + 1)
+        likelihood = -0.5 * n * np.log(variance) - np.log(factor[diagonal, diagonal]).sum()
         if likelihood > best:
             best, chosen = likelihood, setting
     return chosen

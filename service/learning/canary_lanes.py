@@ -228,13 +228,14 @@ def lanes_of(gateway: Gateway, before: Gateway | None) -> Lanes | None:
     before : Gateway or None
         The gateway that it takes the place of: a trial of the same artifact goes on.
     """
+    from service.picking.policy import with_routes
     from service.settings import build_policy
 
     lanes = Lanes.build(
         gateway.settings,
         live=lambda: gateway.engine,
-        policy=gateway.policy,
-        shadow_policy=lambda: build_policy(gateway.settings.policy),
+        policy=gateway.deciding,
+        shadow_policy=lambda: with_routes(build_policy(gateway.settings.policy), gateway.settings),
         with_log=gateway.with_log,
         link=gateway.link,
         reuse=None if before is None else before.lanes,
@@ -247,13 +248,14 @@ def lanes_of(gateway: Gateway, before: Gateway | None) -> Lanes | None:
 
 def problems_of(settings: Settings, live: Engine) -> list[str]:
     """Return what keeps the configured canary and shadow from deciding; a gateway does without them then."""
+    from service.picking.policy import with_routes
     from service.settings import configured_policy
 
     problems = []
     for name, part in (("canary", settings.learning.canary), ("shadow", settings.learning.shadow)):
         try:
             if part is not None:
-                _second(part.artifact, settings, configured_policy(settings), live)
+                _second(part.artifact, settings, with_routes(configured_policy(settings), settings), live)
         except LLMRouterError as error:
             problems.append(f"learning.{name}.artifact: {error}")
     return problems

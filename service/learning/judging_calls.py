@@ -1,4 +1,4 @@
-"""The calls that a judgement makes to models of the pool: they count for those models' limits like any other."""
+"""The calls that the gateway itself makes to models of the pool: they count for those models' limits like any other."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LIKELY_OUTPUT_TOKENS = 512
 
 
 class JudgeCalls:
-    """The backend of one model as one judgement calls it.
+    """The backend of one model as one judgement, or the picking of a route, calls it.
 
     Parameters
     ----------
@@ -27,7 +27,9 @@ class JudgeCalls:
     name : str
         Pool name.
     request_id : str
-        Whose answer is judged.
+        For which request it is asked.
+    purpose : str
+        What for; in the names of its grants.
 
     Attributes
     ----------
@@ -36,14 +38,14 @@ class JudgeCalls:
         fails takes nothing away.
     """
 
-    def __init__(self, gateway: Gateway, name: str, *, request_id: str) -> None:
+    def __init__(self, gateway: Gateway, name: str, *, request_id: str, purpose: str = "judge") -> None:
         self.spent_usd = 0.0
         self._backend = gateway.backends[name]
         self._price = gateway.cards[name].price
         self._subjects = gateway.shared.subjects.of_model(name)
         self._limiter = gateway.limiter
         self._telemetry = gateway.telemetry
-        self._request_id = f"{request_id}/{name}/judge"
+        self._request_id = f"{request_id}/{name}/{purpose}"
 
     async def complete(self, body: Mapping[str, Any], *, timeouts: Timeouts, endpoint: str = CHAT) -> BackendResponse:
         """Return the whole answer, where the model's limits allow the call.

@@ -8,9 +8,11 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from llmrouter.exceptions import ConfigError, LLMRouterError
-from llmrouter.moe import Engine, load_engine
+from llmrouter.moe import Engine, MachinePrice, load_engine
+from service.moe._expert_options import add_expert_options, expert_options
 from service.moe._server import bind, exit_on_signals, serve
 from service.moe.app import create_app
 
@@ -21,9 +23,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     exit_on_signals()
     try:
         models = _models(options.model, pocket=options.pocket)
+        settings = {**expert_options(options), "price": _price(options)}
         listener = bind(options.host, options.port)
         with listener:
-            engines = [_load(name, source, options) for name, source in models.items()]
+            engines = [_load(name, source, options, **settings) for name, source in models.items()]
             app = create_app(engines, threads=options.threads)
             host, port = listener.getsockname()[:2]
             serve(app, listener, engines=engines, ready=f"serving {', '.join(models)} on http://{host}:{port}/v1")
@@ -62,7 +65,21 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="the same bits for a request whatever runs beside it; several times as slow",
     )
+    add_expert_options(parser)
+    _add_price_options(parser)
     return parser
+
+
+def _add_price_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("cost", "What the machine costs, for /v1/load and /metrics (default: nothing)")
+    group.add_argument("--usd-per-hour", type=float, default=0.0, help="rent or write-off of the machine")
+    group.add_argument("--watts", type=float, default=0.0, help="power drawn while computing")
+    group.add_argument("--idle-watts", type=float, default=0.0, help="power drawn while waiting")
+    group.add_argument("--usd-per-kwh", type=float, default=0.0, help="electricity, where the hour does not hold it")
+
+
+def _price(options: argparse.Namespace) -> MachinePrice:
+    return MachinePrice(options.usd_per_hour, options.watts, options.idle_watts, options.usd_per_kwh)
 
 
 def _models(specs: Sequence[str], *, pocket: bool) -> dict[str, str | Path]:
@@ -88,7 +105,7 @@ def _pocket_folders() -> dict[str, Path]:
     return {model["name"]: folder / model["name"] for model in json.loads(pool.read_text(encoding="utf-8"))["models"]}
 
 
-def _load(name: str, source: str | Path, options: argparse.Namespace) -> Engine:
+def _load(name: str, source: str | Path, options: argparse.Namespace, **settings: Any) -> Engine:
     return load_engine(
         source,
         name,
@@ -99,6 +116,7 @@ def _load(name: str, source: str | Path, options: argparse.Namespace) -> Engine:
         allow_dense=options.allow_dense,
         experts=options.experts,
         deterministic=options.deterministic,
+        **settings,
     )
 
 

@@ -19,6 +19,7 @@ from llmrouter.exceptions import ConfigError, LLMRouterError, UnknownModelError
 from llmrouter.moe import Engine, EngineWorker
 from service.moe._chat import CLIENT_CLOSED_REQUEST, answer_chat, read_chat_body
 from service.moe._errors import APIError, api_error
+from service.moe._load_routes import add_load_routes
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ def create_app(engines: Sequence[Engine], *, threads: int = 1) -> FastAPI:
     _add_error_handlers(app)
     _add_model_routes(app, by_name)
     _add_health_routes(app, engines)
+    add_load_routes(app, engines)
     return app
 
 

@@ -165,7 +165,21 @@ def _decision() -> Schema:
         }
     )
     neighbour = object_of({"prompt_id": "string", "similarity": "number"})
-    return object_of(
+    scores: Schema = {"type": "object", "additionalProperties": {"type": "number"}}
+    pick = object_of(
+        {
+            "name": "string",
+            "chooser": {"enum": ["model", "embedding", "classifier"]},
+            "reason": "string",
+            "score": nullable("number"),
+            "scores": scores,
+            "failure": "string",
+            "cost_usd": "number",
+            "latency_s": "number",
+            "known": "boolean",
+        }
+    )
+    decision = object_of(
         {
             "model": "string",
             "ranking": array_of(ranked, minItems=1),
@@ -175,6 +189,9 @@ def _decision() -> Schema:
             "neighbours": array_of(neighbour),
         }
     )
+    # There only where the configuration has routes.
+    decision["properties"]["route"] = pick
+    return decision
 
 
 def _outcome() -> Schema:

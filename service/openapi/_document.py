@@ -176,6 +176,7 @@ def _headers() -> dict[str, Schema]:
         "x-llmrouter-model": _header(text, "Pool name of the model that answered."),
         "x-llmrouter-router": _header(text, "What estimated."),
         "x-llmrouter-policy": _header(text, "What chose."),
+        "x-llmrouter-route": _header(text, "The route that the request is on, where there are routes."),
         "x-llmrouter-artifact": _header(text, "Whose estimates were used."),
         "x-llmrouter-expected-quality": _header(number, "In [0, 1]."),
         "x-llmrouter-expected-cost": _header(number, "US dollars."),
@@ -323,7 +324,7 @@ def _routing() -> Schema:
         "/v1/route": {
             "post": operation(
                 "decide",
-                "Decide, and answer with the decision; no model is called.",
+                "Decide, and answer with the decision; no model answers. Where a model picks the route it is asked.",
                 body=ref("ChatRequest"),
                 parameters=_control_parameters(),
                 answers={"200": json(ref("Decision"), "The decision."), **errors((*WITH_BODY, 404))},

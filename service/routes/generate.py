@@ -119,7 +119,8 @@ class GenerationEndpoint:
         if (hit := await gateway.answers.replay(call, request.headers)) is not None:
             return replay_response(gateway, call, hit)
         before = time.perf_counter()
-        call.decision = await gateway.decide(call.chat)
+        call.decision = await gateway.decide(call.chat, principal=call.principal)
+        call.count_pick()
         call.stages["route"] = time.perf_counter() - before
         if call.chat.control.dry_run:
             return decision_response(call.decision)

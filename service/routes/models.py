@@ -35,7 +35,8 @@ async def get_model(request: Request, name: str) -> Response:
 
 
 def _visible(gateway: Gateway, principal: Principal) -> tuple[str, ...]:
-    names = [name for name in gateway.models if principal.allows(name)]
+    picks_only = gateway.settings.router.picks_only
+    names = [name for name in gateway.models if principal.allows(name) and name != picks_only]
     return (*ALIASES, *names)
 
 

@@ -16,10 +16,14 @@ _NEIGHBOURS = 5
 
 @routes.post("/v1/route")
 async def route(request: Request) -> Response:
-    """Return the decision for a chat body, with estimates for every model; no model is called."""
+    """Return the decision for a chat body, with estimates for every model.
+
+    No model answers it; where a model picks the route, that one is asked.
+    """
     gateway = gateway_of(request)
-    chat = await read_chat(request, gateway, await require(request, "route"))
-    return decision_response(await gateway.decide(chat, neighbours=_NEIGHBOURS, dry_run=True))
+    principal = await require(request, "route")
+    chat = await read_chat(request, gateway, principal)
+    return decision_response(await gateway.decide(chat, principal=principal, neighbours=_NEIGHBOURS, dry_run=True))
 
 
 def decision_response(decision: Decision) -> Response:

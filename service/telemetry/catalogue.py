@@ -100,6 +100,11 @@ ROUTED_COST = Family(
     "routed_cost_usd_total", "What the requests counted in dearest_expected_cost_usd_total cost in fact."
 )
 DECISIONS = Family("decisions_total", "Decisions, by the model chosen.", ("policy", "model"))
+ROUTE_PICKS = Family(
+    "route_picks_total",
+    "Routed requests by the route they were found on, and by result: picked, other, or why nobody could pick.",
+    ("route", "result"),
+)
 EXPECTED_QUALITY = Family(
     "expected_quality", "Expected quality of the chosen model at decision time.", (), "histogram", _SHARES
 )

@@ -78,6 +78,7 @@ class Metrics:
         self._http_errors = Counter(tallies, catalogue.HTTP_ERRORS)
         self._reloads = Counter(tallies, catalogue.RELOADS)
         self._signals = Counter(tallies, catalogue.SIGNALS)
+        self._picks = Counter(tallies, catalogue.ROUTE_PICKS)
         self._uncounted = Counter(tallies, catalogue.UNCOUNTED)
 
     def finished(self, call: Call, outcome: Outcome) -> None:
@@ -127,6 +128,10 @@ class Metrics:
     def signal(self, kind: str, result: str) -> None:
         """Count a judgement of an answer, or that there is none."""
         self._signals.add((_known(kind, SIGNAL_KINDS), _known(result, SIGNAL_RESULTS)))
+
+    def picked(self, route: str, result: str) -> None:
+        """Take note of a picked route."""
+        self._picks.add((route, result))
 
     def spent(self, model: str, kind: str, cost_usd: float) -> None:
         """Add what was spent after a request had ended."""

@@ -159,6 +159,7 @@ def _of_decision(call: Call) -> Attributes:
     ranking = decision.ranking
     return {
         "llmrouter.policy": decision.policy,
+        **({} if decision.route is None else {"llmrouter.route": decision.route.name}),
         "llmrouter.router": decision.router,
         "llmrouter.artifact": decision.artifact_id,
         "llmrouter.chosen": ranking[0].model,

@@ -187,6 +187,18 @@ class Telemetry:
         """
         self._metrics.signal(kind, result)
 
+    def picked(self, route: str, result: str) -> None:
+        """Take note of the route that a request was found to be on.
+
+        Parameters
+        ----------
+        route : str
+            A configured one, or ``other``.
+        result : str
+            ``picked``, ``other``, or why there was no pick, in one word.
+        """
+        self._metrics.picked(route, result)
+
     def spent(self, model: str, kind: str, cost_usd: float) -> None:
         """Count US dollars that were spent on a model after the request had ended, e.g. for ``judge``."""
         self._metrics.spent(model, kind, cost_usd)

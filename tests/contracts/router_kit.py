@@ -25,10 +25,16 @@ OLD_COLUMNS_MAY_MOVE = {"best-single": "a new model that is better takes over, w
 
 SMALL = {
     "stack-full": {
-        "members": "forest:trees=20;forest:trees=20,depth=6,seed=1;kernel-ridge:landmarks=50;"
-        "kernel-ridge:landmarks=80,length=0.2;ridge;uniroute;logistic;mlp",
-        "folds": 3,
-    }
+        "members": "forest:trees=8;forest:trees=8,depth=6,seed=1;kernel-ridge:landmarks=50;"
+        "kernel-ridge:landmarks=80,length=0.2;ridge;uniroute;logistic;mlp:hidden=16,members=2,epochs=20",
+        "folds": 2,
+    },
+    "stack": {"members": "forest:trees=10;kernel-ridge:landmarks=60;ridge;uniroute", "folds": 3},
+    "boosting": {"members": 2, "rounds": 30, "depth": 3},
+    "forest": {"trees": 20},
+    "mlp": {"members": 3, "hidden": 32},
+    "routerdc": {"members": 2, "dimension": 16, "hidden": 32},
+    "cscr": {"members": 2},
 }
 """Settings of routers whose defaults are too slow to be fitted hundreds of times; every kind of member is there."""
 

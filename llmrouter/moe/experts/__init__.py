@@ -7,6 +7,7 @@
 
 from llmrouter.moe.experts._fused import FusedExperts, triton_version
 from llmrouter.moe.experts._grouped import grouped_experts
+from llmrouter.moe.experts._hooks import Routed, RoutingHook, routing_hooks
 from llmrouter.moe.experts._invariant import BatchInvariant
 from llmrouter.moe.experts._reduction import Reduction
 from llmrouter.moe.experts._register import DETERMINISTIC_NAME, NAME, register_experts, register_reduced_experts
@@ -20,6 +21,8 @@ __all__ = [
     "ExpertWeights",
     "FusedExperts",
     "Reduction",
+    "Routed",
+    "RoutingHook",
     "Shape",
     "Tile",
     "TileTable",
@@ -28,6 +31,7 @@ __all__ = [
     "module_weights",
     "register_experts",
     "register_reduced_experts",
+    "routing_hooks",
     "swiglu_weights",
     "triton_version",
 ]

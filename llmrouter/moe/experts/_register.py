@@ -9,9 +9,10 @@ import torch
 
 from llmrouter.moe.experts._fused import FusedExperts
 from llmrouter.moe.experts._grouped import grouped_experts
+from llmrouter.moe.experts._hooks import routed
 from llmrouter.moe.experts._reduction import Reduction
 from llmrouter.moe.experts._tiles import TileTable
-from llmrouter.moe.experts._weights import module_weights
+from llmrouter.moe.experts._weights import chosen_weights, expert_count
 
 NAME = "llmrouter"
 DETERMINISTIC_NAME = "llmrouter_deterministic"
@@ -77,9 +78,10 @@ def _forward(
     deterministic: bool,
     reduction: Reduction | None = None,
 ) -> torch.Tensor:
-    experts = module_weights(module)
+    top_k_index, top_k_weights = routed(module, hidden_states, top_k_index, top_k_weights)
     if reduction is not None:
-        top_k_index, top_k_weights = reduction.apply(top_k_index, top_k_weights, experts.count)
+        top_k_index, top_k_weights = reduction.apply(top_k_index, top_k_weights, expert_count(module))
+    experts, top_k_index = chosen_weights(module, top_k_index)
     if fused.usable(hidden_states, top_k_weights, experts):
         return fused(hidden_states, top_k_index, top_k_weights, experts, deterministic=deterministic)
     return grouped_experts(hidden_states, top_k_index, top_k_weights, experts, deterministic=deterministic)

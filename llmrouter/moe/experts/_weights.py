@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 
+QUANTIZED = "llmrouter_quantized"
+"""Attribute of an experts module under which its quantised matrices lie, where they replace its own."""
+
 Function = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -84,6 +87,38 @@ def module_weights(module: Any) -> ExpertWeights:
     if module.has_bias:
         up_bias = module.gate_up_proj_bias if module.has_gate else module.up_proj_bias
         down_bias = module.down_proj_bias
+    return _weights(module, up, down, up_bias, down_bias)
+
+
+def chosen_weights(module: Any, index: torch.Tensor) -> tuple[ExpertWeights, torch.Tensor]:
+    """Return what computes the experts in `index`, and their ids in it.
+
+    All weights and the same ids; for quantised experts the matrices of those that occur, expanded, and ids among them.
+    """
+    quantized = getattr(module, QUANTIZED, None)
+    if quantized is None:
+        return module_weights(module), index
+    chosen, up, down, places = quantized.expanded(index)
+    up_bias = down_bias = None
+    if module.has_bias:
+        up_bias = (module.gate_up_proj_bias if module.has_gate else module.up_proj_bias)[chosen]
+        down_bias = module.down_proj_bias[chosen]
+    return _weights(module, up, down, up_bias, down_bias), places
+
+
+def expert_count(module: Any) -> int:
+    """Return the number of experts of a Hugging Face experts module, quantised or not."""
+    quantized = getattr(module, QUANTIZED, None)
+    return module_weights(module).count if quantized is None else int(quantized.count)
+
+
+def _weights(
+    module: Any,
+    up: torch.Tensor,
+    down: torch.Tensor,
+    up_bias: torch.Tensor | None,
+    down_bias: torch.Tensor | None,
+) -> ExpertWeights:
     return ExpertWeights(
         up=up,
         down=down,
