@@ -165,7 +165,7 @@ def _routed(engine: RoutingEngine, config: Path | None) -> BatchEngine:
         return engine
     picker = RoutePicker(settings)
     if picker.chooser is None:
-        name = settings.router.chooser.model
+        name = settings.router.picks_by.model
         print(f"note: {name} picks the routes, and no model is asked here; POST /v1/route asks it", file=sys.stderr)
         return engine
     return RoutedEngine(lambda: engine, picker.chooser)

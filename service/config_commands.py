@@ -196,7 +196,7 @@ def summary(
     yield f"policy     {settings.policy.kind}" + (f" ({parameters})" if parameters else "")
     routes = settings.router.routes
     if routes is not None:
-        chooser = settings.router.chooser
+        chooser = settings.router.picks_by
         by = f"{chooser.model}, a model" if chooser.kind == "model" else chooser.kind
         yield f"routes     {', '.join(route.name for route in routes)}; picked by {by}"
     server = settings.server
@@ -272,9 +272,10 @@ def _revealed(value: Any) -> Any:
 def _show(options: argparse.Namespace) -> int:
     from service.settings import load_settings
 
-    print(
-        yaml.safe_dump(hidden(load_settings(options.config).model_dump()), sort_keys=False, allow_unicode=True), end=""
-    )
+    tree = hidden(load_settings(options.config).model_dump())
+    if tree["router"]["routes"] is not None:
+        tree["router"]["routes_file"] = None  # what it holds is there
+    print(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), end="")
     return 0
 
 

@@ -120,10 +120,10 @@ class Gateway:
         self.upstreams = Upstreams(self.models)
         same_policy = reuse is not None and _same_policy(reuse.settings, settings)
         self.policy: Policy = reuse.policy if reuse is not None and same_policy else configured_policy(settings)
-        same_routes = same_policy and reuse is not None and reuse.settings.router.routes == settings.router.routes
         # What decides: the ordinary policy, and the routes around it.
+        same_routes = reuse is not None and _same_routes(reuse.settings, settings)
         self.deciding: Policy = with_routes(
-            self.policy, settings, reuse=reuse.deciding if same_routes and reuse is not None else None
+            self.policy, settings, reuse=reuse.deciding if reuse is not None and same_routes else None
         )
         self.engine: Engine = build_engine(settings, policy=self.deciding) if engine is None else engine
         self.picker: RoutePicker | None = None
@@ -469,8 +469,17 @@ class Gateway:
 
 def _same_policy(before: Settings, now: Settings) -> bool:
     """Return whether what a policy counts goes on under another configuration."""
-    divided = before.redis == now.redis and before.server.workers == now.server.workers
-    return before.policy == now.policy and before.learning.explore == now.learning.explore and divided
+    same = before.policy == now.policy and before.learning.explore == now.learning.explore
+    return same and _divided_alike(before, now)
+
+
+def _same_routes(before: Settings, now: Settings) -> bool:
+    """Return whether what the policies of routes count goes on under another configuration."""
+    return before.router.routes == now.router.routes and _divided_alike(before, now)
+
+
+def _divided_alike(before: Settings, now: Settings) -> bool:
+    return before.redis == now.redis and before.server.workers == now.server.workers
 
 
 def pinned_decision(name: str) -> Decision:

@@ -289,7 +289,7 @@ def _beside(settings: Settings) -> tuple[Path, ...]:
     """Return the files that are read with the configuration: the overlay, the routes, their labelled examples."""
     overlay = None if settings.learning.models is None else settings.learning.models.overlay
     router = settings.router
-    files = (overlay, router.routes_file, None if router.routes is None else router.chooser.examples_file)
+    files = (overlay, router.routes_file, None if router.routes is None else router.picks_by.examples_file)
     return tuple(file for file in files if file is not None)
 
 

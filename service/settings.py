@@ -161,8 +161,8 @@ class RouterSettings(Section):
         The user's routes in words, see [routes](routes.md); requests on none of them are left to ``policy``.
     routes_file : Path or None
         A YAML file that holds them, in place of `routes`; watched like the configuration.
-    chooser : ChooserSettings
-        Who picks the route of a request.
+    chooser : ChooserSettings or None
+        Who picks the route of a request; None is ``kind: embedding`` where there are routes.
     """
 
     artifact: Path | None = None
@@ -172,12 +172,17 @@ class RouterSettings(Section):
     turns: PositiveInt = 1
     routes: tuple[RouteSettings, ...] | None = None
     routes_file: Path | None = None
-    chooser: ChooserSettings = ChooserSettings()
+    chooser: ChooserSettings | None = None
+
+    @property
+    def picks_by(self) -> ChooserSettings:
+        """The chooser in force, where there are routes."""
+        return self.chooser or ChooserSettings()
 
     @property
     def picks_only(self) -> str | None:
         """The model that picks routes and answers nobody, if there is one."""
-        return None if self.routes is None or self.chooser.answers else self.chooser.model
+        return None if self.routes is None or self.picks_by.answers else self.picks_by.model
 
 
 class PolicySettings(BaseModel):
