@@ -264,7 +264,6 @@ class Engine:
         self._advance(first, self._batch.prefill([sequence.prompt for sequence in newcomers]))
         self.meter.prefilled(
             sum(len(sequence.prompt) for sequence in newcomers),
-            len(newcomers),
             time.perf_counter() - begun,
             [sequence.token_interval_s for sequence in newcomers],
         )
@@ -286,6 +285,7 @@ class Engine:
 
         rows = self._running[first:]
         choices = choose_tokens(logits, [sequence.sampling for sequence in rows])
+        self.meter.generated(len(rows))  # before anybody hears of a token
         ended = []
         for row, (sequence, choice) in enumerate(zip(rows, choices, strict=True), start=first):
             if not choice.finite:

@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions: submit, then answer at once or as a stream; a client that hangs up cancels."""
+"""Completions of chats and texts: submit, then answer at once or as a stream; a client that hangs up cancels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from llmrouter.exceptions import LLMRouterError
 from llmrouter.moe import Delta, Engine, GenerationHandle, GenerationResult
 from service.moe._errors import APIError, api_error
-from service.moe._schema import ChatBody, parse_chat_body
+from service.moe._schema import CommonBody
 from service.moe._wire import CompletionWriter
 
 _LOGGER = logging.getLogger(__name__)
@@ -25,13 +25,13 @@ CLIENT_CLOSED_REQUEST = 499  # nobody reads it; the log does
 _DONE = b"data: [DONE]\n\n"
 
 
-async def read_chat_body(request: Request) -> ChatBody:
-    """Read and check the body.
+async def read_json(request: Request) -> Any:
+    """Read the body and decode it.
 
     Raises
     ------
     APIError
-        413 if it is too large, 400 if it is not the JSON of a chat request.
+        413 if it is too large, 400 if it is not JSON.
     """
     body = bytearray()
     async for piece in request.stream():
@@ -39,16 +39,17 @@ async def read_chat_body(request: Request) -> ChatBody:
         if len(body) > MAX_BODY_BYTES:
             raise APIError(413, f"the body has more than {MAX_BODY_BYTES} bytes", code="request_too_large")
     try:
-        decoded = orjson.loads(body)
+        return orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise APIError(400, f"the body is not valid JSON: {error}", code="invalid_json") from error
-    return parse_chat_body(decoded)
 
 
-async def answer_chat(request: Request, body: ChatBody, engine: Engine) -> Response:
-    """Generate the answer to `body` with `engine`."""
+async def answer(
+    request: Request, body: CommonBody, engine: Engine, *, shape: type[CompletionWriter] = CompletionWriter
+) -> Response:
+    """Generate the answer to `body` with `engine`, in the shape of its endpoint."""
     handles = await _submit(body, engine)
-    writer = CompletionWriter(engine.name, include_usage=body.include_usage)
+    writer = shape(engine.name, include_usage=body.include_usage)
     if body.stream:
         return _GenerationStream(_events(handles, writer, include_usage=body.include_usage), handles)
     results = await _results_unless_disconnected(request, handles)
@@ -57,7 +58,7 @@ async def answer_chat(request: Request, body: ChatBody, engine: Engine) -> Respo
     return Response(orjson.dumps(writer.completion(results)), media_type="application/json")
 
 
-async def _submit(body: ChatBody, engine: Engine) -> list[GenerationHandle]:
+async def _submit(body: CommonBody, engine: Engine) -> list[GenerationHandle]:
     """Queue all choices, or none if one of them is refused."""
     loop = asyncio.get_running_loop()
     handles: list[GenerationHandle] = []

@@ -1,9 +1,9 @@
-"""The body of POST /v1/chat/completions: what is taken, what only in its neutral form, and what is refused."""
+"""The body of a request: what is taken, what only in its neutral form, and what is refused."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -11,6 +11,8 @@ from llmrouter.moe import GenerationRequest
 from service.moe._errors import APIError
 
 MAX_CHOICES = 16
+
+Body = TypeVar("Body", bound="CommonBody")
 
 # Parameters that this server does not implement, with the values that ask for nothing.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -46,28 +48,58 @@ class Message(BaseModel):
     content: str | list[dict[str, Any]] | None = None
 
 
-class ChatBody(BaseModel):
-    """OpenAI's request, as far as a local text model can serve it. Unknown fields are refused, not ignored."""
+class CommonBody(BaseModel):
+    """What chats and texts share of a request. Unknown fields are refused, not ignored."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
     model: str
-    messages: list[Message] = Field(min_length=1)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
     max_tokens: int | None = Field(default=None, ge=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None  # not OpenAI's; as vLLM takes it
     seed: int | None = None
     stop: str | list[str] | None = None
+    user: str | None = None  # changes nothing about the answer here
+
+    @model_validator(mode="after")
+    def _check_stream_options(self) -> Self:
+        if self.stream_options is not None and not self.stream:
+            raise invalid("stream_options is only allowed when stream is true", "stream_options")
+        return self
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with a chunk of usage."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    def sampling(self, choice: int) -> dict[str, Any]:
+        """Return the sampling values of a choice, as `GenerationRequest` takes them."""
+        return {
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "top_k": self.top_k,
+            "seed": None if self.seed is None else self.seed + choice,
+            "stop": self.stop or (),
+        }
+
+    def generation_requests(self) -> list[GenerationRequest]:
+        """Return one request per choice; with a seed, choice i is seeded with ``seed + i``."""
+        raise NotImplementedError
+
+
+class ChatBody(CommonBody):
+    """OpenAI's request for a chat, as far as a local text model can serve it."""
+
+    messages: list[Message] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = None
 
     # Changes nothing about the answer here.
-    user: str | None = None
     metadata: dict[str, Any] | None = None
     store: bool | None = None
     service_tier: str | None = None
@@ -79,15 +111,8 @@ class ChatBody(BaseModel):
     @model_validator(mode="after")
     def _check_combinations(self) -> ChatBody:
         if self.max_tokens is not None and self.max_completion_tokens is not None:
-            raise _invalid("give max_tokens or max_completion_tokens, not both", "max_tokens")
-        if self.stream_options is not None and not self.stream:
-            raise _invalid("stream_options is only allowed when stream is true", "stream_options")
+            raise invalid("give max_tokens or max_completion_tokens, not both", "max_tokens")
         return self
-
-    @property
-    def include_usage(self) -> bool:
-        """Whether a stream ends with a chunk of usage."""
-        return bool(self.stream_options and self.stream_options.include_usage)
 
     def generation_requests(self) -> list[GenerationRequest]:
         """Return one request per choice; with a seed, choice i is seeded with ``seed + i``.
@@ -102,13 +127,9 @@ class ChatBody(BaseModel):
             GenerationRequest(
                 messages=messages,
                 max_tokens=self.max_completion_tokens if self.max_tokens is None else self.max_tokens,
-                temperature=self.temperature,
-                top_p=self.top_p,
-                top_k=self.top_k,
-                seed=None if self.seed is None else self.seed + choice,
-                stop=self.stop or (),
                 logprobs=bool(self.logprobs),
                 top_logprobs=self.top_logprobs or 0,
+                **self.sampling(choice),
             )
             for choice in range(self.n or 1)
         ]
@@ -122,11 +143,22 @@ def parse_chat_body(body: Any) -> ChatBody:
     APIError
         400 with `param` naming the first wrong field.
     """
+    return parse_body(ChatBody, body, _NEUTRAL)
+
+
+def parse_body(kind: type[Body], body: Any, neutral: Mapping[str, tuple[Any, ...]]) -> Body:
+    """Check a decoded JSON body against `kind`; `neutral` has the values that unsupported parameters may have.
+
+    Raises
+    ------
+    APIError
+        400 with `param` naming the first wrong field.
+    """
     if not isinstance(body, dict):
         raise APIError(400, f"the body is a JSON {type(body).__name__}; it must be an object")
     given = {name: value for name, value in body.items() if value is not None}
-    for name in _NEUTRAL.keys() & given.keys():
-        if given[name] not in _NEUTRAL[name]:
+    for name in neutral.keys() & given.keys():
+        if given[name] not in neutral[name]:
             raise APIError(
                 400,
                 f"{name} is not supported by this server; leave it out",
@@ -135,12 +167,13 @@ def parse_chat_body(body: Any) -> ChatBody:
             )
         del given[name]
     try:
-        return ChatBody.model_validate(given)
+        return kind.model_validate(given)
     except ValidationError as error:
         raise _translated(error) from error
 
 
-def _invalid(message: str, param: str) -> APIError:
+def invalid(message: str, param: str) -> APIError:
+    """Return a 400 about a field."""
     return APIError(400, message, param=param)
 
 

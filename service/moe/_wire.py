@@ -21,8 +21,10 @@ class CompletionWriter:
         Whether chunks carry a usage field (null but for the last).
     """
 
+    prefix = "chatcmpl"
+
     def __init__(self, model: str, *, include_usage: bool = False) -> None:
-        self.id = f"chatcmpl-{uuid.uuid4().hex}"
+        self.id = f"{self.prefix}-{uuid.uuid4().hex}"
         self._created = int(time.time())
         self._model = model
         self._include_usage = include_usage

@@ -1,4 +1,4 @@
-"""The application: OpenAI's chat completions over local engines."""
+"""The application: OpenAI's completions, of chats and texts, over local engines."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmrouter.exceptions import ConfigError, LLMRouterError, UnknownModelError
 from llmrouter.moe import Engine, EngineWorker
-from service.moe._chat import CLIENT_CLOSED_REQUEST, answer_chat, read_chat_body
+from service.moe._chat import CLIENT_CLOSED_REQUEST, answer, read_json
 from service.moe._errors import APIError, api_error
 from service.moe._load_routes import add_load_routes
+from service.moe._schema import parse_chat_body
+from service.moe._text_completions import TextWriter, parse_text_body
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -83,8 +85,13 @@ def _add_model_routes(app: FastAPI, engines: dict[str, Engine]) -> None:
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
-        body = await read_chat_body(request)
-        return await answer_chat(request, body, find(body.model))
+        body = parse_chat_body(await read_json(request))
+        return await answer(request, body, find(body.model))
+
+    @app.post("/v1/completions")
+    async def completions(request: Request) -> Response:
+        body = parse_text_body(await read_json(request))
+        return await answer(request, body, find(body.model), shape=TextWriter)
 
     @app.get("/v1/models")
     async def list_models() -> dict[str, Any]:

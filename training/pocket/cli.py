@@ -1,10 +1,11 @@
-"""The command line: ``python -m training.pocket {train,tasks,evaluate,log,publish}``."""
+"""The command line: ``python -m training.pocket {train,tasks,evaluate,log,routing,publish}``."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import itertools
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from typing import Any
 
 from training.pocket.specifications import SPECIFICATIONS
 
+KINDS = ("plain", "null", "relu", "loss-free")  # of training.pocket.routing, which loads torch
 ASSETS = Path(__file__).resolve().parents[2] / "llmrouter" / "assets" / "pocket"
 SIDE_BY_SIDE = 2
 """Models trained at the same time by ``train all``: on such small matrices two processes of one thread each get more
@@ -46,7 +48,12 @@ def build_parser() -> argparse.ArgumentParser:
     log.add_argument("--seed", type=int, default=11)
     log.add_argument("--out", type=Path, default=ASSETS, help="folder of the checkpoints; outcomes go to its outcomes/")
     log.add_argument("--runner", choices=["engine", "generate"], default="engine")
-    for stage in (train, evaluate, log):
+    routing = stages.add_parser("routing", help="train a small model with each router and compare them")
+    routing.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    routing.add_argument("--steps", type=int, help="instead of the study's")
+    routing.add_argument("--seed", type=int, default=7)
+    routing.add_argument("--json", type=Path, help="write the rows here too")
+    for stage in (train, evaluate, log, routing):
         # On matrices this small, threads that wait for each other on a busy machine cost more than they give.
         stage.add_argument("--threads", type=int, default=1, help="torch threads of a process (default 1)")
     publish = stages.add_parser("publish", help="gather the models' records into pool.json")
@@ -141,6 +148,22 @@ def log_stage(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def routing_stage(arguments: argparse.Namespace) -> int:
+    """Print one line a router, as each is done."""
+    import torch
+
+    from training.pocket.routing_study import study
+
+    torch.set_num_threads(arguments.threads)
+    rows = []
+    for kind in arguments.kinds:
+        rows.append(study(kind, steps=arguments.steps, seed=arguments.seed))
+        print(" ".join(f"{name}={value}" for name, value in rows[-1].items()), flush=True)
+        if arguments.json:
+            arguments.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
 def publish_stage(arguments: argparse.Namespace) -> int:
     """Write pool.json."""
     from training.pocket.publish import publish
@@ -158,5 +181,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         "evaluate": evaluate_stage,
         "log": log_stage,
         "publish": publish_stage,
+        "routing": routing_stage,
     }
     return stages[arguments.stage](arguments)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+    from training.pocket.routing import Kind
+
 WARM_UP_STEPS = 100
 BALANCE_WEIGHT = 0.01
 WEIGHT_DECAY = 0.05
@@ -66,7 +68,9 @@ def build_model(specification: Specification) -> PreTrainedModel:
     return model
 
 
-def train(specification: Specification, *, steps: int | None = None, progress: bool = True) -> tuple[Any, list[float]]:
+def train(
+    specification: Specification, *, steps: int | None = None, progress: bool = True, routing: Kind | None = None
+) -> tuple[Any, list[float]]:
     """Train a model.
 
     Parameters
@@ -75,6 +79,8 @@ def train(specification: Specification, *, steps: int | None = None, progress: b
         Length of training, if other than the specification's.
     progress
         Show a progress bar.
+    routing
+        Another router than the model's own (see `training.pocket.routing`).
 
     Returns
     -------
@@ -84,10 +90,12 @@ def train(specification: Specification, *, steps: int | None = None, progress: b
     from tqdm import tqdm
 
     from training.pocket.optimizer import build_optimizers
+    from training.pocket.routing import install
 
     steps = steps or specification.steps
     tokenizer = build_tokenizer()
     model = build_model(specification)
+    routers = [] if routing is None else install(model, routing)
     model.train()
     _, chosen = experts_of(model)
     optimizers = build_optimizers(model, learning_rate=specification.learning_rate, weight_decay=WEIGHT_DECAY)
@@ -99,17 +107,23 @@ def train(specification: Specification, *, steps: int | None = None, progress: b
         rate = learning_rate(step, steps=steps, peak=specification.learning_rate)
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = rate
-        outputs = model.model(input_ids=inputs, use_cache=False, output_router_logits=True)
+        outputs = model.model(input_ids=inputs, use_cache=False, output_router_logits=not routers)
         # The vocabulary is wide for a model so small: logits are computed for the answer tokens only.
         asked = labels != IGNORED
         logits = model.lm_head(outputs.last_hidden_state[asked])
         loss = torch.nn.functional.cross_entropy(logits, labels[asked])
-        balance = balance_loss(outputs.router_logits, (inputs != pad).reshape(-1), chosen=chosen)
-        (loss + BALANCE_WEIGHT * balance).backward()  # type: ignore[no-untyped-call]
+        kept = (inputs != pad).reshape(-1)
+        if routers:
+            extra = torch.stack([router.auxiliary(kept) for router in routers]).mean()
+        else:
+            extra = BALANCE_WEIGHT * balance_loss(outputs.router_logits, kept, chosen=chosen)
+        (loss + extra).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        for router in routers:
+            router.after_step(kept)
         losses.append(float(loss.detach()))
         if step % 20 == 0:
             bar.set_postfix(loss=f"{sum(losses[-50:]) / len(losses[-50:]):.3f}")

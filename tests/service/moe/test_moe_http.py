@@ -297,7 +297,7 @@ class TestErrors:
 
     def test_a_bug_is_500_in_the_same_shape(self, running, ask, monkeypatch):
         with monkeypatch.context() as broken:
-            broken.setattr(_chat, "CompletionWriter", lambda *_, **__: 1 / 0)
+            broken.setattr(_chat.CompletionWriter, "completion", lambda *_: 1 / 0)
             response = ask()
         assert response.status_code == 500
         assert response.json()["error"]["type"] == "server_error"
