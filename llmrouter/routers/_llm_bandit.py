@@ -45,9 +45,9 @@ class LLMBanditRouter(MIRTRouter):
     policy has not seen, so that it stands on the same curve as the rest.
 
     A new model needs N scored prompts, 20 to 50 of them chosen by `scoring_prompts`: they fit its identity, drawn
-    towards the known ones, and nothing else is touched. The policy can choose it by that identity once told its cost, but measured, it hardly does
-    before it is trained again (``docs/bandit.md``), so that what `predict` says of a model that joined comes from the
-    response model always.
+    towards the known ones, and slopes of its own (`LatentRouter`); nothing else is touched. The policy can choose the
+    model by that identity once told its cost; measured, it hardly does before it is trained again (``docs/bandit.md``),
+    so what `predict` says of a model that joined comes from the response model always.
 
     Parameters
     ----------

@@ -42,7 +42,7 @@ def killed(folder, *arguments):
         os.kill(os.getpid(), signal.SIGKILL)
 _checkpoint.write = killed
 table = load_table(Path(sys.argv[1]))
-table = table.select(np.flatnonzero(np.asarray(table.splits) == "train")[::10])
+table = table.select(np.flatnonzero(np.asarray(table.splits) == "train")[::30])
 X, encoder = encoded(table, "static")
 train_bandit(table, X, Path(sys.argv[2]), encoder=encoder, say=lambda line: None,
              settings=BanditSettings(rank=3, identity_epochs=6, policy_epochs=3, steps=2, patience=3))
@@ -52,7 +52,7 @@ train_bandit(table, X, Path(sys.argv[2]), encoder=encoder, say=lambda line: None
 @pytest.fixture(scope="module")
 def data():
     table = load_table(POCKET)
-    table = table.select(np.flatnonzero(np.asarray(table.splits) == "train")[::10])
+    table = table.select(np.flatnonzero(np.asarray(table.splits) == "train")[::30])
     return table, *encoded(table, "static")
 
 
