@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,52 @@ def _isolated_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytes
     """Keep embedding caches of the tests out of the user's home, yet shared within one run."""
     cache = os.environ.get("LLMROUTER_TEST_CACHE") or str(tmp_path_factory.getbasetemp() / "cache")
     monkeypatch.setenv("LLMROUTER_CACHE", cache)
+
+
+@pytest.fixture(scope="session")
+def torch_in_one_thread() -> Iterator[None]:
+    """Small products in several threads spend their time waiting for each other, on a busy machine minutes of it."""
+    pytest.importorskip("sentence_transformers", reason="the extra [encoders] is not installed")
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(torch_in_one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a tiny sentence encoder of random weights."""
+    from tests.contracts.tiny_sentence_encoder import save_tiny_bert
+
+    return save_tiny_bert(tmp_path_factory.mktemp("tiny") / "tiny-bert")
+
+
+@pytest.fixture(scope="session")
+def tiny_onnx_folder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the tiny encoder's fp32 export. Tracing it takes seconds, so that it is done once a run."""
+    for package in ("onnxruntime", "onnxscript"):
+        pytest.importorskip(package, reason="the extra [encoders] is not installed")
+    from llmrouter.encoders._sources import resolve_source
+    from training.export_onnx import export
+
+    folder = tmp_path_factory.mktemp("onnx") / "tiny"
+    export(resolve_source(tiny_folder), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_int8_folder(tiny_folder: Path, tiny_onnx_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the tiny encoder's int8 export, by the command, on the graph that the fp32 export traced."""
+    from tests.contracts.tiny_sentence_encoder import graph_of
+    from training import export_onnx
+
+    folder = tmp_path_factory.mktemp("onnx") / "tiny-int8"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export_onnx, "_export_graph", graph_of(tiny_onnx_folder))
+        export_onnx.main(["--source", str(tiny_folder), "--out", str(folder), "--int8"])
+    return folder
 
 
 @pytest.fixture

@@ -261,7 +261,7 @@ def check_add_column(name):
 def check_added_column_approaches_a_refit(name):
     if name in NOT_LEARNING:
         return
-    X, y, truth = topics(800)
+    X, y, truth = topics(500)
     refit = make(name).fit(X, y).predict(X)[:, 3]
     few, many = (make(name).fit(X, y[:, :3]).add_column(X[:n], y[:n, 3]).predict(X)[:, 3] for n in (5, len(X)))
     assert rmse(many, truth[:, 3]) < rmse(refit, truth[:, 3]) + 0.06

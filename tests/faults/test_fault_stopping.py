@@ -23,7 +23,7 @@ from soak_results import record
 from wire import body_of, connect, read, request
 
 CLIENTS = 64
-LOAD_S = 1.5
+LOAD_S = 0.8
 # Nobody listens any more: the request was never sent.
 NOT_TAKEN = "ClientConnectorError"
 

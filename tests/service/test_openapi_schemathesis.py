@@ -5,6 +5,7 @@ Which checks are left out, and why, is in `openapi_target.EXCLUDED`; what no sch
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from openapi_target import schemathesis, start
 from service import openapi
 
 ADMIN = "/admin"
+EXAMPLES = int(os.environ.get("LLMROUTER_EXAMPLES", "3"))
+"""Tried of each operation, beside the cases that are counted up; whoever looks for a bug asks for more."""
 
 
 def operations(*, but: str = "none") -> int:
@@ -26,7 +29,7 @@ def operations(*, but: str = "none") -> int:
 @pytest.mark.slow
 def test_the_document_is_true_with_keys(tmp_path: Path) -> None:
     with ExitStack() as stack:
-        status, said = schemathesis(start(stack, tmp_path, keys=True), tmp_path, examples=5, seed=1)
+        status, said = schemathesis(start(stack, tmp_path, keys=True), tmp_path, examples=EXAMPLES, seed=1)
     assert status == 0, said[-20_000:]
     assert f"Tested: {operations()}" in said, "an operation was left out"
 
@@ -36,7 +39,7 @@ def test_the_document_is_true_without_keys(tmp_path: Path) -> None:
     # Cases that are counted up, one by one for each field, are the same with keys.
     few = ("--phases", "fuzzing,stateful", "--exclude-path-regex", f"^{ADMIN}")
     with ExitStack() as stack:
-        status, said = schemathesis(start(stack, tmp_path, keys=False), tmp_path, *few, examples=20, seed=1)
+        status, said = schemathesis(start(stack, tmp_path, keys=False), tmp_path, *few, examples=2 * EXAMPLES, seed=1)
     assert status == 0, said[-20_000:]
     assert f"Tested: {operations(but=ADMIN)}" in said, "an operation was left out"
 

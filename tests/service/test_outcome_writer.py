@@ -81,13 +81,20 @@ def writer(store: FailingStore, spool: Spool) -> Iterator[OutcomeWriter]:
     made.close()
 
 
+def busy(writer: OutcomeWriter) -> threading.Event:
+    """Return once the writer's thread does nothing but wait for the event that is returned."""
+    started, release = threading.Event(), threading.Event()
+    writer.submit(lambda _: started.set() or release.wait(60))
+    assert started.wait(30)
+    return release
+
+
 def stored(store: MemoryOutcomeStore) -> list[str]:
     return [one.request_id for one in store.scan()]
 
 
 def test_everything_is_written_in_order_and_in_batches(writer: OutcomeWriter, store: FailingStore) -> None:
-    may_go_on = threading.Event()
-    writer.submit(lambda _: may_go_on.wait())  # the thread is busy meanwhile
+    may_go_on = busy(writer)
     for number in range(2000):
         writer.put(outcome(number))
     may_go_on.set()
@@ -151,8 +158,10 @@ def test_a_full_queue_goes_into_the_spool_and_comes_back(
     writer: OutcomeWriter, store: FailingStore, spool: Spool
 ) -> None:
     store.broken = True
+    may_go_on = busy(writer)  # else a first part is spooled alone, and a rest that fits stays in memory
     for number in range(30):
         writer.put(outcome(number, candidates={"a": {"quality": 0.5}}))
+    may_go_on.set()
     until(lambda: writer.state().spooled == 30)
     assert writer.state().queued == 0
     assert len(spool.path.read_bytes().splitlines()) == 30
@@ -206,8 +215,10 @@ def test_when_nothing_works_losses_are_counted_and_logged(
     unwritable = Spool(tmp_path / "file" / "log.spool.jsonl")
     writer = OutcomeWriter(store, spool=unwritable, flush_interval_s=0.02, max_queue=5)
     store.broken = True
+    may_go_on = busy(writer)
     for number in range(25):
         writer.put(outcome(number))
+    may_go_on.set()
     until(lambda: writer.state().lost == 15)
     assert writer.state().queued == 10
     assert "15 outcomes are lost, req_0 first" in caplog.text
@@ -288,11 +299,10 @@ def test_judgements_are_acknowledged_once_they_are_stored(writer: OutcomeWriter,
 
 
 def test_judgements_that_come_at_once_are_stored_together(writer: OutcomeWriter, store: FailingStore) -> None:
-    release = threading.Event()
-    writer.submit(lambda _: release.wait(10))
+    release = busy(writer)
     futures = [writer.judge([Feedback(f"req_{i}", 0.5), Feedback(f"req_{i}", 1.0, "judge")]) for i in range(700)]
     release.set()
-    assert {status for future in futures for status in future.result(10)} == {"pending"}
+    assert {status for future in futures for status in future.result(30)} == {"pending"}
     assert len(store.judged) <= 4
     assert sum(store.judged) == 1400
 

@@ -28,8 +28,17 @@ def test_sentence_transformers(minilm_folder):
 
 
 @pytest.mark.slow
-def test_onnx_int8(minilm_onnx_folder):
-    check_encoder(OnnxEncoder(minilm_onnx_folder, **SMALL), OnnxEncoder(minilm_onnx_folder, threads=2, **SMALL))
+def test_onnx_int8(tiny_int8_folder):
+    check_encoder(OnnxEncoder(tiny_int8_folder, **SMALL), OnnxEncoder(tiny_int8_folder, threads=2, **SMALL))
+
+
+@pytest.mark.soak
+def test_the_packaged_minilm_in_int8(minilm_folder, tmp_path):
+    """The export of the real weights takes a minute; what it costs in likeness is in its configuration."""
+    from training.export_onnx import main
+
+    main(["--source", "minilm", "--out", str(tmp_path / "int8"), "--int8"])
+    check_encoder(OnnxEncoder(tmp_path / "int8", **SMALL), OnnxEncoder(tmp_path / "int8", threads=2, **SMALL))
 
 
 def test_form():

@@ -193,12 +193,14 @@ def test_replicas_answer_a_thousand_dry_runs_alike(router, method, tmp_path):
     """One reads the log at once, one in other portions, one starts again from a snapshot, one takes over."""
     events = pool.log_of(150)
     parameters = {"method": method, "window": 100}
-    engine = pool.engine_of(router)
+    small = {"members": "forest:trees=10;kernel-ridge:landmarks=60;ridge;uniroute", "folds": 3}
+    fitted = small if router == "stack" else {}
+    engine = pool.engine_of(router, **fitted)
     at_once = learned(events, engine, **parameters)
     in_portions = learned(events, engine, portions=(1, 2, 50, 7, 0, 30), **parameters)
     saved = learned(events[:70], engine, **parameters)
     save_online(saved, tmp_path / "a.online", more={"note": 1})
-    restarted = OnlineLearner(pool.engine_of(router), parameters=OnlineParameters(**parameters))
+    restarted = OnlineLearner(pool.engine_of(router, **fitted), parameters=OnlineParameters(**parameters))
     assert load_online(restarted, tmp_path / "a.online") == {"note": 1}
     assert np.array_equal(estimates(restarted.engine())[0], estimates(saved.engine())[0])
     assert restarted.state() == saved.state()

@@ -29,7 +29,7 @@ def run(policy, count, *, seed=0, best=(0.5, 0.6, 0.9, 0.4), spread=0.1, request
     return chosen
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.floats(0.05, 0.6), st.sampled_from([0.001, 0.005, 0.02]), st.integers(0, 5))
 def test_shares_hold_within_the_stated_tolerance(share, rate, seed):
     count = 2000
