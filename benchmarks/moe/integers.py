@@ -1,7 +1,7 @@
 """A layer of experts with integers for weights, against float32: ``python -m benchmarks.moe.integers --out DIR``.
 
-Time over float32's in the same round, median over rounds, and the relative error of the layer's output, on random normal
-weights of published shapes with hidden and inner sizes divided. Writes ``integers.json`` and ``integers.md``.
+Time over float32's in the same round, median over rounds, and the relative error of the layer's output, on random
+normal weights of published shapes with hidden and inner sizes divided. Writes ``integers.json`` and ``integers.md``.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def page(document: Mapping[str, Any]) -> str:
     lines = [
         "# Integers for experts' weights: one layer on a CPU",
         "",
-        f"Time over that of float32 in the same round, median of {document['rounds']}, and relative error of the output.",
+        f"Time over that of float32 in the same round (median of {document['rounds']}), relative error of the output.",
         "",
         f"| shape | tokens | {' | '.join(f'{kind}, time | error' for kind in KINDS)} |",
         "|---" * (2 + 2 * len(KINDS)) + "|",
