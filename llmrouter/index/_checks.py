@@ -24,16 +24,21 @@ def checked_dimension(dimension: int) -> int:
 def checked_rows(rows: Any, dimension: int, *, name: str) -> FloatArray:
     """Return `rows` as a C-ordered float32 array of shape (n, dimension) of finite values."""
     try:
-        with np.errstate(over="ignore"):
-            array = np.ascontiguousarray(rows, dtype=np.float32)
+        if getattr(rows, "dtype", None) == np.float32:
+            array = np.ascontiguousarray(rows)
+        else:
+            with np.errstate(over="ignore"):
+                array = np.ascontiguousarray(rows, dtype=np.float32)
     except (TypeError, ValueError) as error:
         raise VectorIndexError(f"{name} must be numbers of shape (n, {dimension}): {error}") from error
     if array.ndim != 2 or array.shape[1] != dimension:
         raise VectorIndexError(f"{name} must have the shape (n, {dimension}), not {array.shape}")
+    if array.size and np.abs(array).max() <= _MAX_LENGTH:  # NaN is not
+        return array
     if not np.isfinite(array).all():
         bad = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
         raise VectorIndexError(f"{name}[{bad}] has NaN or infinite values; vectors must be finite")
-    if array.size and np.abs(array).max() > _MAX_LENGTH:
+    if array.size:
         raise VectorIndexError(f"{name} has values above {_MAX_LENGTH:g}; scale the rows to unit length")
     return array
 

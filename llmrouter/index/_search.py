@@ -6,6 +6,7 @@ import numpy as np
 
 from llmrouter.index._base import Neighbors
 from llmrouter.index._ranking import BoolArray, exact_candidates, rank
+from llmrouter.index._rows import MemoryRows
 from llmrouter.index._segment import Segment
 from llmrouter.index._state import State
 from llmrouter.types import FloatArray
@@ -39,15 +40,17 @@ def _search_block(state: State, queries: FloatArray, found: Neighbors, start: in
         part = slice(start, start + len(queries))
         found.ids[part], found.similarities[part] = known
         return
-    parts = [(segment, segment.candidates(queries, k, alive)) for segment, alive in others]
-    tail_rows = tail.rows[: tail.size]
-    last = exact_candidates(queries, tail_rows, k, tail.alive, tail.max_length)
+    parts = [(segment.rows, segment.ids, segment.candidates(queries, k, alive)) for segment, alive in others]
+    if tail.size:
+        tail_rows = tail.rows[: tail.size]
+        last = exact_candidates(queries, tail_rows, k, tail.alive, tail.max_length)
+        parts.append((MemoryRows(tail_rows), tail.ids, last))
     for number, query in enumerate(queries):
-        rows, ids = [tail_rows[last[number]]], [tail.ids[last[number]]]
-        for segment, candidates in parts:
-            rows.append(segment.rows.take(candidates[number]))
-            ids.append(segment.ids[candidates[number]])
-        near, names = np.concatenate(rows), np.concatenate(ids)
+        chosen = [(rows.take(places[number]), ids[places[number]]) for rows, ids, places in parts]
+        if len(chosen) == 1:
+            near, names = chosen[0]
+        else:
+            near, names = (np.concatenate(column) for column in zip(*chosen, strict=True))
         best = Neighbors(known.ids[number], known.similarities[number])
         if len(names) + len(best.ids) < k:
             near, names = _all(state)

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 # Asked for beyond k, so that rows tied with the k-th are among the candidates.
 _SPARE = 16
-_TRIAL_QUERIES = 128
+_TRIAL_QUERIES = 100
 _TRIAL_K = 100
-# Of the length of a row. Queries so far from the rows find no more of their neighbours than prompts that are new do, on
-# each set of outcomes at hand (`python -m benchmarks.index.trial`); closer ones promise too much.
+# Of the length of a row. Queries so far from the rows find no more of their neighbours than new prompts do, on each set
+# of outcomes at hand (`python -m benchmarks.index.trial`); closer ones promise too much. Where a prompt is there more
+# than k times even they do, since all their neighbours are of one prompt: hence points between rows, too.
 _TRIAL_NOISE = 1.0
 # A doubled effort that gains less does not lead to the recall asked for: the codes are too coarse.
 _LEAST_GAIN = 0.002
@@ -170,16 +171,19 @@ def _trained(kind: IndexKind, rows: FloatArray) -> Structure:
 def _calibrated(structure: Structure, rows: FloatArray) -> Structure:
     """Return `structure` with the least effort and overfetch that reach the kind's recall on a trial.
 
-    The queries are some of the rows, moved away; effort and overfetch are doubled, always the one that gains more, and
-    the last doubling of effort is taken back by quarters as far as it goes. Without kept rows nothing can be re-ranked,
-    and fetching more does not help.
+    The queries are some of the rows, moved away, and points half way between rows, which where many rows are alike are
+    farther still; what the worse half of them finds counts. Effort and overfetch are doubled, always the one that gains
+    more, and the last doubling of effort is taken back by quarters as far as it goes. Without kept rows nothing can be
+    re-ranked, and fetching more does not help.
     """
     kind = structure.kind
     generator = np.random.default_rng(len(rows))
     picked = np.sort(generator.choice(len(rows), min(_TRIAL_QUERIES, len(rows)), replace=False))
     base = rows[picked]
     lengths = np.linalg.norm(base, axis=1, keepdims=True) / np.sqrt(rows.shape[1])
-    queries = (base + _TRIAL_NOISE * lengths * generator.standard_normal(base.shape)).astype(np.float32)
+    moved = base + _TRIAL_NOISE * lengths * generator.standard_normal(base.shape)
+    between = base + base[generator.permutation(len(base))]
+    queries = np.concatenate([moved, between]).astype(np.float32)
     products = queries @ rows.T
     k = min(_TRIAL_K, len(rows))
     thresholds = np.partition(products, len(rows) - k, axis=1)[:, len(rows) - k]
@@ -191,7 +195,8 @@ def _calibrated(structure: Structure, rows: FloatArray) -> Structure:
         found = tried.candidates(queries, k, None)
         found = found[:, :k] if lossy else found  # nothing to re-rank by
         ranked = np.where(found >= 0, np.take_along_axis(products, np.maximum(found, 0), axis=1), -np.inf)
-        return float(((ranked >= thresholds[:, None]).sum(axis=1).clip(max=k) / k).mean())
+        shares = (ranked >= thresholds[:, None]).sum(axis=1).clip(max=k) / k
+        return float(shares.reshape(2, -1).mean(axis=1).min())
 
     limit = getattr(structure.faiss, "nlist", len(rows))
     effort = kind.effort or _FIRST_EFFORT.get(kind.name, 0)
