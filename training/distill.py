@@ -23,7 +23,8 @@ from safetensors.numpy import save
 
 from llmrouter._files import json_bytes, write_atomically
 from llmrouter.encoders._sources import ModelSource, resolve_source
-from llmrouter.exceptions import ConfigError, MissingExtraError
+from llmrouter.exceptions import ConfigError, EncoderError, MissingExtraError
+from llmrouter.types import FloatArray
 
 SETTINGS: Mapping[str, Any] = {
     "pooling": "mean",
@@ -64,12 +65,52 @@ def distill(source: ModelSource, dimension: int = 256) -> Any:
 
 
 def write_table(model: Any, source: ModelSource, folder: Path) -> dict[str, Any]:
-    """Write table, tokenizer and config of a distilled model into `folder`; return the config.
+    """Write table, tokenizer and config of a distilled model into `folder`; return the config."""
+    weighted = np.asarray(model.embedding, dtype=np.float64) * np.asarray(model.weights)[:, None]
+    return write_static(
+        weighted,
+        model.tokenizer,
+        folder,
+        name=f"{source.name.rpartition('/')[2]}-{weighted.shape[1]}",
+        about={
+            "source": source.name,
+            "source_sha256": source.weights_sha256,
+            "model2vec_version": version("model2vec"),
+            "settings": {"pca_dims": weighted.shape[1], **SETTINGS},
+        },
+    )
+
+
+def write_static(
+    weighted: FloatArray, tokenizer: Any, folder: Path, *, name: str, about: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write what `llmrouter.encoders.StaticEncoder` reads into `folder`; return the config.
 
     The config is written last: a folder that was broken off is refused by its hashes.
+
+    Parameters
+    ----------
+    weighted : array of shape (v, d)
+        One vector a token, its weight multiplied in.
+    tokenizer : tokenizers.Tokenizer
+        Of v tokens; its padding and truncation are switched off.
+    folder : Path
+        Made where it is missing.
+    name : str
+        Part of the encoder's fingerprint.
+    about : mapping
+        Where the table comes from; JSON values.
+
+    Raises
+    ------
+    EncoderError
+        If the tokenizer is not the table's.
     """
-    weighted = np.asarray(model.embedding, dtype=np.float64) * np.asarray(model.weights)[:, None]
-    tokenizer = model.tokenizer
+    if tokenizer.get_vocab_size() != len(weighted):
+        raise EncoderError(
+            f"the tokenizer has {tokenizer.get_vocab_size()} tokens, the table {len(weighted)} rows; a table goes with "
+            "the tokenizer of the encoder it was distilled from"
+        )
     tokenizer.no_padding()
     tokenizer.no_truncation()
     contents = {
@@ -78,21 +119,19 @@ def write_table(model: Any, source: ModelSource, folder: Path) -> dict[str, Any]
         "table.safetensors": save({"table": np.ascontiguousarray(weighted, dtype=np.float16)}),
         "tokenizer.json": tokenizer.to_str(pretty=False).encode(),
     }
-    dimension = weighted.shape[1]
-    config = {
+    origin = dict(about)
+    config: dict[str, Any] = {
         "kind": "static",
         "layout": 1,
-        "name": f"{source.name.rpartition('/')[2]}-{dimension}",
-        "dimension": dimension,
+        "name": name,
+        "dimension": weighted.shape[1],
         "vocabulary": len(weighted),
-        "source": source.name,
-        "source_sha256": source.weights_sha256,
-        "files": {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
-        "model2vec_version": version("model2vec"),
-        "settings": {"pca_dims": dimension, **SETTINGS},
+        **{key: origin.pop(key) for key in ("source", "source_sha256") if key in origin},
+        "files": {file: hashlib.sha256(content).hexdigest() for file, content in contents.items()},
+        **origin,
     }
-    for name, content in contents.items():
-        write_atomically(folder / name, content)
+    for file, content in contents.items():
+        write_atomically(folder / file, content)
     write_atomically(folder / "config.json", json_bytes(config))
     return config
 

@@ -123,6 +123,25 @@ def _marks(text: str) -> tuple[bool, ...]:
     )
 
 
+def with_form(meaning: FloatArray, texts: Sequence[str], weight: float) -> FloatArray:
+    """Return the vectors of meaning (n, d) of texts with their form appended, (n, d + 44), float32, unit rows.
+
+    A zero row of `meaning` gives a zero row; `weight` as in `FormEncoder`.
+    """
+    width = meaning.shape[1]
+    vectors = np.zeros((len(texts), width + len(_CENTRE)), dtype=np.float32)
+    if not len(texts):
+        return vectors
+    form = (form_features(texts) - _CENTRE) / _SPREAD
+    form = np.minimum(np.maximum(form, -_FARTHEST), _FARTHEST).astype(np.float32)
+    form *= np.float32(weight)
+    length = np.sqrt(1.0 + (form * form).sum(axis=1, dtype=np.float64)).astype(np.float32)[:, None]
+    np.divide(meaning, length, out=vectors[:, :width])
+    np.divide(form, length, out=vectors[:, width:])
+    vectors[~meaning.any(axis=1)] = 0.0
+    return vectors
+
+
 class FormEncoder:
     """Another encoder's vector with the prompt's form appended, of unit length.
 
@@ -150,7 +169,7 @@ class FormEncoder:
         if not (isinstance(weight, int | float) and 0 < weight < np.inf):
             raise ConfigError(f"weight must be a finite number > 0; got {weight!r}", path="encoder.form")
         self._base: Encoder = load_encoder(base)
-        self._weight = np.float32(weight)
+        self._weight = float(weight)
         digest = hashlib.sha256(f"{_ALGORITHM}/{self._base.fingerprint}/{weight!r}".encode()).hexdigest()
         self._fingerprint = f"form-{self._base.fingerprint[:60]}-{digest[:16]}"
 
@@ -180,19 +199,7 @@ class FormEncoder:
             If `texts` is not a sequence of strings; the message names the position.
         """
         texts = checked_texts(texts)
-        meaning = self._base.encode(texts)
-        vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
-        if not texts:
-            return vectors
-        form = (form_features(texts) - _CENTRE) / _SPREAD
-        form = np.minimum(np.maximum(form, -_FARTHEST), _FARTHEST).astype(np.float32)
-        form *= self._weight
-        length = np.sqrt(1.0 + (form * form).sum(axis=1, dtype=np.float64)).astype(np.float32)[:, None]
-        width = meaning.shape[1]
-        np.divide(meaning, length, out=vectors[:, :width])
-        np.divide(form, length, out=vectors[:, width:])
-        vectors[~meaning.any(axis=1)] = 0.0
-        return vectors
+        return with_form(self._base.encode(texts), texts, self._weight)
 
     def count_tokens(self, text: str, /) -> int:
         """Return the base encoder's count of tokens."""

@@ -94,9 +94,7 @@ class StaticEncoder:
         texts = checked_texts(texts)
         vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
         for start in range(0, len(texts), _BATCH):
-            windows = self._tokenizer.windows_of_all(texts[start : start + _BATCH], drop=self._unknown)
-            # A token-weighted mean of window means is the mean over all their tokens.
-            ids = [list(chain.from_iterable(of_text)) for of_text in windows]
+            ids = self._ids(texts[start : start + _BATCH])
             known = [row for row, tokens in enumerate(ids) if tokens]
             if known:
                 vectors[[start + row for row in known]] = self._pooled([ids[row] for row in known])
@@ -105,6 +103,26 @@ class StaticEncoder:
     def count_tokens(self, text: str, /) -> int:
         """Return the number of tokens of `text` before any windowing (an estimate above 65,536 characters)."""
         return self._tokenizer.count(checked_texts([text])[0])
+
+    @property
+    def table(self) -> FloatArray:
+        """Vectors of all tokens, (v, d), float16; not to be written to."""
+        return self._table
+
+    def token_ids(self, texts: Sequence[str], /) -> list[list[int]]:
+        """Return the known tokens of each text whose vectors `encode` averages, none for a text without any.
+
+        Raises
+        ------
+        EncoderError
+            If `texts` is not a sequence of strings; the message names the position.
+        """
+        return self._ids(checked_texts(texts))
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        windows = self._tokenizer.windows_of_all(texts, drop=self._unknown)
+        # A token-weighted mean of window means is the mean over all their tokens.
+        return [list(chain.from_iterable(of_text)) for of_text in windows]
 
     def _pooled(self, ids: list[list[int]]) -> FloatArray:
         """Return the unit mean of the vectors of each list of tokens, none of them empty."""

@@ -88,6 +88,10 @@ class Tokens:
         self._tokenizer.backend_tokenizer.no_padding()
         self._ids = self._tokenizer(list(texts), truncation=True, max_length=longest, padding=False)["input_ids"]
 
+    def lengths(self, rows: IntArray) -> IntArray:
+        """Return the tokens of some texts, (rows,)."""
+        return np.array([len(self._ids[row]) for row in rows.tolist()], dtype=np.int64)
+
     def batch(self, rows: IntArray, device: str) -> tuple[Tensor, Tensor]:
         """Return ids and mask of some texts, each (rows, longest of them)."""
         padded = self._tokenizer.pad({"input_ids": [self._ids[row] for row in rows.tolist()]}, return_tensors="pt")

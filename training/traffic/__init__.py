@@ -1,0 +1,1 @@
+"""Encoders fitted to the user's own traffic, and their token tables."""
