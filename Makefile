@@ -7,7 +7,7 @@ TORCH ?= torch==2.13.0
 
 BIN := .venv/bin
 # Not compiled: Python does it for what is imported, which is a small part of what is installed, and takes half the time.
-INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(if $(PYTHONDONTWRITEBYTECODE),,--no-compile)
 INSTALL_TORCH = $(INSTALL) "$(TORCH)" $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 
 .PHONY: help run demo test check soak bench bench-gateway lock setup setup-dev clean

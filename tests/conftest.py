@@ -10,7 +10,7 @@ import pytest
 from hypothesis import settings
 
 # What a property test tries unless it says otherwise; `make soak` and whoever looks for a bug ask for more.
-settings.register_profile("llmrouter", max_examples=int(os.environ.get("LLMROUTER_EXAMPLES", "40")), deadline=None)
+settings.register_profile("llmrouter", max_examples=int(os.environ.get("LLMROUTER_EXAMPLES", "30")), deadline=None)
 settings.load_profile("llmrouter")
 
 # Long runs over code that other tests reach too; they are not traced, which would take half as much time again. What is
