@@ -69,8 +69,7 @@ def create_app(
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.gateway = gateway
-    # The framework's documented way to give a document of one's own.
-    app.openapi = openapi.describing(lambda: app.state.gateway)  # type: ignore[method-assign]
+    app.openapi = openapi.describing(lambda: app.state.gateway)  # type: ignore[method-assign] # the documented way
     errors.install(app)
     # One by one: a router of routers is matched level by level, on every request.
     for routes in ALL_ROUTES:

@@ -46,7 +46,7 @@ class GuardedProtocol(HttpToolsProtocol):
     lost = False
     when_lost: Callable[[], None] | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # of a stream
         """Expect a head."""
         self._head_bytes = 0
         self._in_head = True

@@ -131,7 +131,7 @@ class PocketPool:
             if waited >= next_line_s:
                 self._progress(f"loading the pocket models ... {waited:.0f} s")
                 next_line_s = waited + max(waited, 1.0)
-            time.sleep(_POLL_S)
+            time.sleep(_POLL_S)  # a process that loads models says nothing until it answers
         self._progress(f"the pocket pool is ready after {time.monotonic() - started:.1f} s")
 
     def _answers(self) -> bool:

@@ -372,7 +372,7 @@ def _forget_metrics(pid: int, environment: Mapping[str, str]) -> None:
         with contextlib.suppress(ImportError):
             from prometheus_client import multiprocess
 
-            multiprocess.mark_process_dead(pid, folder)  # type: ignore[no-untyped-call]
+            multiprocess.mark_process_dead(pid, folder)
 
 
 def _ignore(*_: object) -> None:

@@ -46,7 +46,7 @@ def distill(source: ModelSource, dimension: int = 256) -> Any:
     try:
         import torch
         from model2vec.distill import distill_from_model
-        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+        from threadpoolctl import threadpool_limits
         from transformers import AutoModel, AutoTokenizer
     except ImportError as error:
         raise MissingExtraError(error.name or "model2vec", extra="encoders", purpose="distilling a table") from error

@@ -275,7 +275,7 @@ def fit_on_log(
         weight=completed.weight,
     )
     if missing == "dr":  # pseudo-outcomes lie outside the range of qualities; estimates of them must not
-        trained.quality.lower_, trained.quality.upper_ = 0.0, 1.0  # type: ignore[attr-defined]
+        trained.quality.lower_, trained.quality.upper_ = 0.0, 1.0  # type: ignore[attr-defined] # every fitted one has it
     quality, cost = (
         _expected_means(log, values, weight, seed=seed) for values in (log.table.quality, log.table.cost_usd)
     )

@@ -145,8 +145,7 @@ def measure(peer: RunningPeer, cell: Cell, *, load: LoadProcess, echo: EchoProce
         seed=2 * seed,
     )
     load.run(spec)
-    # What the gateway puts off (the log's next flush) is not to be taken for this cell's.
-    time.sleep(_SETTLE_S)
+    time.sleep(_SETTLE_S)  # what the gateway puts off (the log's next flush) is not to be taken for this cell's
     stages_before = read_stages(peer)
     machine_before, ends_before = machine_cpu_s(), load.cpu_s() + echo.cpu_s()
     started, before = time.perf_counter(), _usage(peer)

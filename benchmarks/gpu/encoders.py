@@ -165,7 +165,7 @@ class Graphs:
 
     def _capture(self, tokens: torch.Tensor, present: torch.Tensor) -> Captured:
         # torch leaves its streams without types
-        aside = torch.cuda.Stream(self._device.device)  # type: ignore[no-untyped-call]
+        aside = torch.cuda.Stream(self._device.device)
         aside.wait_stream(torch.cuda.current_stream(self._device.device))
         with torch.cuda.stream(aside):
             for _ in range(3):

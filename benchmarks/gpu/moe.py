@@ -123,7 +123,7 @@ def _liger() -> Any:
     """Return Liger's fused experts, None where it is not installed."""
     try:
         # optional, and in no lock: mypy does not find it
-        from liger_kernel.ops.fused_moe import LigerFusedMoEFunction  # type: ignore[import-not-found, unused-ignore]
+        from liger_kernel.ops.fused_moe import LigerFusedMoEFunction
     except ImportError:
         return None
     return LigerFusedMoEFunction.apply

@@ -47,8 +47,12 @@ class Tail:
         arrays = (self.ids, self.times, self.rows)
         if end > len(self.ids):
             capacity = max(end, 2 * len(self.ids), _FIRST_CAPACITY)
-            # mypy takes a tuple of a generator for one of any length
-            arrays = tuple(_grown(array, self.size, capacity) for array in arrays)  # type: ignore[assignment]
+            size = self.size
+            arrays = (
+                _grown(self.ids, size, capacity),
+                _grown(self.times, size, capacity),
+                _grown(self.rows, size, capacity),
+            )
         for array, new in zip(arrays, (ids, times, rows), strict=True):
             array[self.size : end] = new
         alive = None if self.alive is None else np.concatenate([self.alive, np.ones(len(ids), np.bool_)])

@@ -36,8 +36,7 @@ class _Window:
     sources: tuple[torch.Tensor, torch.Tensor]  # (row, place) of each real token in the forward's input
 
 
-# mypy takes the base class, which has no types, for Any
-class SlotCache(Cache):  # type: ignore[misc]
+class SlotCache(Cache):  # type: ignore[misc] # the base class has no types
     """Keys and values of the running rows, in the shape that Hugging Face attention layers ask for."""
 
     def __init__(self) -> None:

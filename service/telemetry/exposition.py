@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, exposition
@@ -126,7 +127,7 @@ def _processes(numbers: Iterable[int]) -> Iterator[Metric]:
     """Yield the usual metrics of processes, summed over the workers."""
     found: dict[str, Metric] = {}
     for number in numbers:
-        for metric in ProcessCollector(pid=lambda number=number: number, registry=None).collect():  # type: ignore[misc]
+        for metric in ProcessCollector(pid=partial(int, number), registry=None).collect():
             known = found.setdefault(metric.name, metric)
             if known is not metric:
                 _add(known, metric)

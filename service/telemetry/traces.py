@@ -80,7 +80,7 @@ class Traces:
             resource=Resource.create({"service.name": settings.service_name, "service.version": version}),
             # What is sampled is decided when the request comes in.
             sampler=sampling.ALWAYS_ON,
-            id_generator=self._ids,  # type: ignore[arg-type]
+            id_generator=self._ids,  # type: ignore[arg-type] # made before its base class is imported
             shutdown_on_exit=False,
         )
         self._provider.add_span_processor(

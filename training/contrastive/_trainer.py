@@ -196,7 +196,7 @@ def _epoch(
                 f"epoch {progress['epoch']}: the loss is {value}; lower learning_rate={settings.learning_rate!r}"
             )
         if loss.requires_grad:
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
         progress["step"] += 1
         total += value * len(batch)

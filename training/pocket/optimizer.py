@@ -49,7 +49,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override] # takes no closure
         """Change every parameter once (``closure`` is not supported)."""
         if closure is not None:
             raise NotImplementedError("Muon takes no closure")

@@ -117,7 +117,7 @@ def train(
             extra = torch.stack([router.auxiliary(kept) for router in routers]).mean()
         else:
             extra = BALANCE_WEIGHT * balance_loss(outputs.router_logits, kept, chosen=chosen)
-        (loss + extra).backward()  # type: ignore[no-untyped-call]
+        (loss + extra).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()

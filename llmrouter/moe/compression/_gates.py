@@ -111,7 +111,7 @@ def learned_gates(
             openness = torch.cat([gates.values(layer.experts) for layer in layers])
             excess = (openness.mean() - (1 - rate)).clamp(min=0)
             optimizer.zero_grad()
-            (loss + SPARSITY * excess**2).backward()  # type: ignore[no-untyped-call]
+            (loss + SPARSITY * excess**2).backward()
             optimizer.step()
     finally:
         for parameter, wanted in frozen:

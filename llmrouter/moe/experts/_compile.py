@@ -68,9 +68,9 @@ def compile_layer(
 
 def _compile(name: str, constants: dict[str, Any], tile: Tile, dtype: str, capability: int) -> Compiled:
     # Not in the locks: mypy finds it only where it is installed.
-    import triton  # type: ignore[import-not-found, unused-ignore]
-    from triton.backends.compiler import GPUTarget  # type: ignore[import-not-found, unused-ignore]
-    from triton.compiler import ASTSource  # type: ignore[import-not-found, unused-ignore]
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
 
     from llmrouter.moe.experts import _kernels
 

@@ -136,8 +136,7 @@ def most_blocks(pairs: int, experts: int, block_m: int) -> int:
 def triton_version() -> str | None:
     """Return the version of triton, None where it is not installed (torch's CPU builds come without)."""
     try:
-        # Not in the locks: mypy finds it only where it is installed.
-        import triton  # type: ignore[import-not-found, unused-ignore]
+        import triton
     except ImportError:
         return None
     return str(triton.__version__)

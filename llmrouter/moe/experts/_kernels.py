@@ -10,17 +10,15 @@ first pair that chose the expert takes it, and the programs of the other pairs e
 
 from __future__ import annotations
 
-# Triton is not in the locks (only torch's CUDA build brings it) and its decorators have no types: hence what is ignored
-# below, "unused" where it is installed.
-import triton  # type: ignore[import-not-found, unused-ignore]
-import triton.language as tl  # type: ignore[import-not-found, unused-ignore]
+import triton
+import triton.language as tl
 
 # Arguments of kernels are pointers and integers in Triton's own types, which Python's annotations cannot say.
 # mypy: disable-error-code="no-untyped-def"
 # ruff: noqa: ANN001, ANN202
 
 
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+@triton.jit
 def align(index, counts, order, pairs, CHUNK: tl.constexpr) -> None:
     """Program e counts the pairs of expert e, and writes them, first pair first, behind those of lower experts."""
     expert = tl.program_id(0)
@@ -40,7 +38,7 @@ def align(index, counts, order, pairs, CHUNK: tl.constexpr) -> None:
         lower += tl.sum(match)
 
 
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+@triton.jit
 def _sorted_block(counts, order, block, EXPERTS: tl.constexpr, EXPERTS_2: tl.constexpr, BLOCK_M: tl.constexpr):
     """Return a block's expert (EXPERTS and above: none), its pairs, and which of them are real."""
     at = tl.arange(0, EXPERTS_2)
@@ -55,7 +53,7 @@ def _sorted_block(counts, order, block, EXPERTS: tl.constexpr, EXPERTS_2: tl.con
     return expert, pair, rows < end
 
 
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+@triton.jit
 def _decode_block(
     index, pair, tokens, EXPERTS: tl.constexpr, TOP_K: tl.constexpr, TOP_K_2: tl.constexpr, BLOCK_M: tl.constexpr
 ):
@@ -73,7 +71,7 @@ def _decode_block(
     return expert, tl.where(live, pairs, 0), live
 
 
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+@triton.jit
 def _tile_of(program, blocks, columns, GROUP_M: tl.constexpr):
     """Return (block, column tile): GROUP_M blocks share a column tile, so that its weights stay in the L2 cache."""
     group = program // (GROUP_M * columns)
@@ -82,7 +80,7 @@ def _tile_of(program, blocks, columns, GROUP_M: tl.constexpr):
     return group * GROUP_M + inside % size, inside // size
 
 
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+@triton.jit
 def gate_up(
     hidden,
     matrix,
@@ -147,7 +145,7 @@ def gate_up(
     tl.store(output_at, activated.to(output.dtype.element_ty), mask=live[:, None] & (columns < inner)[None, :])
 
 
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+@triton.jit
 def down(
     activated,
     matrix,
@@ -208,7 +206,7 @@ def down(
     tl.store(output_at, product, mask=live[:, None] & (columns < size)[None, :])
 
 
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+@triton.jit
 def _repeated_weight(weights, index, pair, expert, live, weight, TOP_K: tl.constexpr):
     """Add the weights of later slots in which the same token chose the same expert again."""
     first = pair // TOP_K * TOP_K
@@ -219,7 +217,7 @@ def _repeated_weight(weights, index, pair, expert, live, weight, TOP_K: tl.const
     return weight
 
 
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+@triton.jit
 def add_slots(
     slots, output, index, size, EXPERTS: tl.constexpr, TOP_K: tl.constexpr, DECODE: tl.constexpr, BLOCK: tl.constexpr
 ) -> None:

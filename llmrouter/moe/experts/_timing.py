@@ -42,7 +42,7 @@ def seconds_a_call(calls: Sequence[Callable[[], Any]], device: str, *, rounds: i
 
 def _graph_seconds(calls: Sequence[Callable[[], Any]], rounds: int) -> float:
     # torch leaves its streams and events without types
-    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):  # compiles and warms up, as capture must not
         for _ in range(3):
@@ -56,7 +56,7 @@ def _graph_seconds(calls: Sequence[Callable[[], Any]], rounds: int) -> float:
     graph.replay()
     taken: list[float] = []
     for _ in range(rounds):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begin.record()
         graph.replay()
         end.record()

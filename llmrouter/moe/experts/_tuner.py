@@ -71,7 +71,7 @@ class GpuMeasure:
 
     def __call__(self, shape: Shape, tokens: int, tiles: Tiles) -> float:
         """Return the seconds of one layer; infinite where the GPU cannot run the tiles."""
-        from triton.runtime.errors import OutOfResources  # type: ignore[import-not-found, unused-ignore]
+        from triton.runtime.errors import OutOfResources
 
         if shape != self._shape:
             self._shape = shape
