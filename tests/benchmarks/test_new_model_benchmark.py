@@ -93,15 +93,15 @@ def test_the_exercises_have_answers_and_are_those_of_the_split():
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are stopped the Linux way")
 def test_a_short_run_loses_no_request_and_the_model_gets_about_the_share_that_was_predicted(tmp_path):
+    """Twelve prompts are too few: shrinkage then mostly predicts no share at all."""
     short = ["--before-s", "6", "--after-s", "6", "--dearer-s", "0", "--gone-s", "3", "--rate", "8", "--window-s", "2"]
-    assert main(["new-model", "--out", str(tmp_path), "--prompts", "12", *short]) == 0
+    assert main(["new-model", "--out", str(tmp_path), "--prompts", "24", *short]) == 0
     results = json.loads((tmp_path / "new_model.json").read_text())
     assert results["failed"] == 0
     assert results["requests"] > 100
-    assert results["add"]["scored"] == 12
-    # On twelve prompts, which depend on what was asked before, the prediction may well be nothing.
+    assert results["add"]["scored"] == 24
+    assert results["observed_share"] > 0
     assert results["observed_share"] == pytest.approx(results["predicted_share"], abs=0.35)
-    assert results["observed_share"] > 0 or results["predicted_share"] < 0.2
     assert results["phases"]["before"]["share"][NAME] == results["phases"]["gone"]["share"][NAME] == 0
     assert len(results["artifacts"]) == 3
     assert (tmp_path / "new_model.svg").is_file()
