@@ -23,7 +23,8 @@ _TRIAL_QUERIES = 100
 _TRIAL_K = 100
 # Of the length of a row. Queries so far from the rows find no more of their neighbours than new prompts do, on each set
 # of outcomes at hand (`python -m benchmarks.index.trial`); closer ones promise too much. Where a prompt is there more
-# than k times even they do, since all their neighbours are of one prompt: hence points between rows, too.
+# than k times even they do (.985 for .875), since all their neighbours are of one prompt: hence points between rows, too
+# (.897; at recalls of .95 and more they promise at most .007 too much there).
 _TRIAL_NOISE = 1.0
 # A doubled effort that gains less does not lead to the recall asked for: the codes are too coarse.
 _LEAST_GAIN = 0.002
