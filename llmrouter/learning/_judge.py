@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import secrets
 from collections import OrderedDict
@@ -16,7 +15,7 @@ import orjson
 from llmrouter.exceptions import ConfigError
 from llmrouter.pool import Backend, Timeouts, usage_from_body
 from llmrouter.types import Price, estimate_tokens
-from llmrouter.verifiers import fenced_blocks
+from llmrouter.verifiers import whole_object
 
 Winner = Literal["first", "second", "tie"]
 
@@ -267,21 +266,8 @@ def parse_winner(reply: str) -> Literal["A", "B", "tie"] | None:
 
 def _object(reply: str, key: str) -> dict[str, Any] | None:
     """Return the reply's object, where that is all of it (be it in one block of backticks), with this key."""
-    text = reply.strip()
-    blocks = fenced_blocks(text)
-    if text.startswith("```") and text.endswith("```") and len(blocks) == 1:
-        text = blocks[0][1].strip()
-    try:
-        told = json.loads(text, object_pairs_hook=_no_key_twice)
-    except (ValueError, RecursionError):
-        return None
-    return told if isinstance(told, dict) and key in told and told.keys() <= {key, "reason"} else None
-
-
-def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len({name for name, _ in pairs}) < len(pairs):
-        raise ValueError("a key comes twice")
-    return dict(pairs)
+    told = whole_object(reply)
+    return told if told is not None and key in told and told.keys() <= {key, "reason"} else None
 
 
 def _text_of(body: bytes) -> str:

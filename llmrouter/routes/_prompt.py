@@ -9,7 +9,7 @@ from typing import Any
 from llmrouter.routes._conversation import Conversation
 from llmrouter.routes._route import Route
 from llmrouter.types import OTHER_ROUTE, Capability
-from llmrouter.verifiers import fenced_blocks
+from llmrouter.verifiers import whole_object
 
 INSTRUCTIONS = (
     "You assign conversations to routes. Pick the one route whose description fits best what the user wants with the "
@@ -63,15 +63,8 @@ def parse_route(reply: str) -> str | None:
     The object has to be all of the reply, be it in one block of backticks: where it had to be looked for, a
     conversation that talks the model into prose could place one.
     """
-    text = reply.strip()
-    blocks = fenced_blocks(text)
-    if text.startswith("```") and text.endswith("```") and len(blocks) == 1:
-        text = blocks[0][1].strip()
-    try:
-        told = json.loads(text, object_pairs_hook=_no_key_twice)
-    except (ValueError, RecursionError):
-        return None
-    name = told.get("route") if isinstance(told, dict) and len(told) == 1 else None
+    told = whole_object(reply)
+    name = told.get("route") if told is not None and len(told) == 1 else None
     return name if isinstance(name, str) else None
 
 
@@ -84,9 +77,3 @@ def _line(route: Route) -> str:
 
 def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
-
-
-def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len({name for name, _ in pairs}) < len(pairs):
-        raise ValueError("a key comes twice")
-    return dict(pairs)

@@ -5,7 +5,7 @@ Chosen by name through `llmrouter.registry` (``exact``, ``numeric``, ``regex``, 
 
 from llmrouter.verifiers._process import VerifierProcess
 from llmrouter.verifiers._sandbox import SandboxLimits, SandboxResult, run_in_sandbox, sandbox_problem
-from llmrouter.verifiers._verdict import Verdict, Verifier, create_verifier, fenced_blocks
+from llmrouter.verifiers._verdict import Verdict, Verifier, create_verifier, fenced_blocks, whole_object
 
 __all__ = [
     "SandboxLimits",
@@ -17,4 +17,5 @@ __all__ = [
     "fenced_blocks",
     "run_in_sandbox",
     "sandbox_problem",
+    "whole_object",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -99,3 +100,26 @@ def boxed(answer: str) -> str | None:
         if depth == 0:
             return answer[begin:place]
     return None
+
+
+def whole_object(reply: str) -> dict[str, Any] | None:
+    """Return the JSON object that is all of a model's reply, be it in one block of backticks; None for anything else.
+
+    An object that had to be looked for in prose could be one that the text under judgement has placed there. One that
+    has a key twice is refused: readers differ in which of the two counts.
+    """
+    text = reply.strip()
+    blocks = fenced_blocks(text)
+    if text.startswith("```") and text.endswith("```") and len(blocks) == 1:
+        text = blocks[0][1].strip()
+    try:
+        told = json.loads(text, object_pairs_hook=_no_key_twice)
+    except (ValueError, RecursionError):
+        return None
+    return told if isinstance(told, dict) else None
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise ValueError("a key comes twice")
+    return dict(pairs)

@@ -15,6 +15,7 @@ from llmrouter._files import sha256_of
 from llmrouter.exceptions import ArtifactCorruptError, ArtifactError, ConfigError, DataError, FingerprintError
 from llmrouter.outcomes import load_table
 from llmrouter.routers._llm_bandit_policy import numbers, preference_features, utilities
+from tests.contracts.served_without_torch import check_served_without_torch
 
 torch = pytest.importorskip("torch", reason="the extra [encoders] is not installed")
 from training.bandit import _modules, _objectives, _stages, compare  # noqa: E402
@@ -158,28 +159,9 @@ def test_weights_of_cost_are_drawn_as_told():
     assert np.median(log[log > 0]) == pytest.approx(1.0, rel=0.3)
 
 
-SERVED = """
-import sys
-from pathlib import Path
-import numpy as np
-from llmrouter import artifact
-from llmrouter.outcomes import load_table
-from llmrouter.types import RoutingRequest
-table = load_table(Path(sys.argv[2]))
-engine = artifact.load(Path(sys.argv[1]), table.cards())
-decision = engine.route(RoutingRequest("add 17 and 25", prompt_tokens=6))
-assert decision.model in table.models and len(decision.ranking) == len(table.models)
-import training.bandit.weights
-assert "torch" not in sys.modules, "serving loaded torch"
-"""
-
-
 def test_the_artifact_is_served_without_torch(finished):
     run, _, _ = finished
-    done = subprocess.run(
-        [sys.executable, "-c", SERVED, str(run.artifact), str(POCKET)], check=False, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    check_served_without_torch(run.artifact, POCKET, "training.bandit.weights")
     assert artifact.read_manifest(run.artifact)["training"]["router"] == "llm-bandit"
 
 

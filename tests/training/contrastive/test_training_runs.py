@@ -15,6 +15,7 @@ from llmrouter.encoders import HeadEncoder, OnnxEncoder, load_encoder
 from llmrouter.encoders._head import read_head
 from llmrouter.exceptions import ArtifactCorruptError, ConfigError, DataError, EncoderError, FingerprintError
 from llmrouter.outcomes import load_table
+from tests.contracts.served_without_torch import check_served_without_torch
 from tests.contracts.tiny_sentence_encoder import save_tiny_bert
 
 torch = pytest.importorskip("torch", reason="the extra [encoders] is not installed")
@@ -97,26 +98,9 @@ def test_an_export_that_differs_is_refused(finished, tmp_path, monkeypatch):
     assert not (folder / "head.onnx").exists()
 
 
-SERVED = """
-import sys
-from pathlib import Path
-from llmrouter import artifact
-from llmrouter.outcomes import load_table
-from llmrouter.types import RoutingRequest
-table = load_table(Path(sys.argv[2]))
-engine = artifact.load(Path(sys.argv[1]), table.cards())
-decision = engine.route(RoutingRequest("add 17 and 25", prompt_tokens=6))
-assert decision.model in table.models and len(decision.ranking) == len(table.models)
-assert "torch" not in sys.modules, "serving loaded torch"
-"""
-
-
 def test_the_artifact_is_served_without_torch(finished):
     run, _, _ = finished
-    done = subprocess.run(
-        [sys.executable, "-c", SERVED, str(run.artifact), str(POCKET)], check=False, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    check_served_without_torch(run.artifact, POCKET)
     assert artifact.read_manifest(run.artifact)["training"]["router"] == "cscr"
 
 
