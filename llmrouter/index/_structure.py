@@ -12,6 +12,7 @@ import numpy as np
 
 from llmrouter.index._faiss_check import load_faiss, loaded_faiss
 from llmrouter.index._kinds import IndexKind
+from llmrouter.index._ranking import max_length, rounding_error
 from llmrouter.types import FloatArray, IntArray
 
 if TYPE_CHECKING:
@@ -23,9 +24,11 @@ _TRIAL_QUERIES = 100
 _TRIAL_K = 100
 # Of the length of a row. Queries so far from the rows find no more of their neighbours than new prompts do, on each set
 # of outcomes at hand (`python -m benchmarks.index.trial`); closer ones promise too much. Where a prompt is there more
-# than k times even they do (.985 for .875), since all their neighbours are of one prompt: hence points between rows, too
-# (.897; at recalls of .95 and more they promise at most .007 too much there).
+# than k times even they do (.985 for .875), since all their neighbours are of one prompt: hence points between rows as
+# well (.897; at recalls of .95 and more they promise at most .007 too much there).
 _TRIAL_NOISE = 1.0
+# Products held at once: 40 MB of them, however many rows there are.
+_TRIAL_BLOCK = 50_000
 # A doubled effort that gains less does not lead to the recall asked for: the codes are too coarse.
 _LEAST_GAIN = 0.002
 _MAX_OVERFETCH = 32
@@ -185,19 +188,19 @@ def _calibrated(structure: Structure, rows: FloatArray) -> Structure:
     moved = base + _TRIAL_NOISE * lengths * generator.standard_normal(base.shape)
     between = base + base[generator.permutation(len(base))]
     queries = np.concatenate([moved, between]).astype(np.float32)
-    products = queries @ rows.T
     k = min(_TRIAL_K, len(rows))
-    thresholds = np.partition(products, len(rows) - k, axis=1)[:, len(rows) - k]
-
+    thresholds = _kth_best(queries, rows, k) - rounding_error(queries, max_length(rows))
     lossy = kind.coded and not kind.keeps_rows
 
     def recall(effort: int, overfetch: int) -> float:
         tried = Structure(kind, structure.faiss, structure.held, effort, overfetch)
         found = tried.candidates(queries, k, None)
         found = found[:, :k] if lossy else found  # nothing to re-rank by
-        ranked = np.where(found >= 0, np.take_along_axis(products, np.maximum(found, 0), axis=1), -np.inf)
-        shares = (ranked >= thresholds[:, None]).sum(axis=1).clip(max=k) / k
-        return float(shares.reshape(2, -1).mean(axis=1).min())
+        hits = [
+            min(int((rows[places[places >= 0]] @ query >= least).sum()), k)
+            for places, query, least in zip(found, queries, thresholds, strict=True)
+        ]
+        return float(np.reshape(hits, (2, -1)).mean(axis=1).min() / k)
 
     limit = getattr(structure.faiss, "nlist", len(rows))
     effort = kind.effort or _FIRST_EFFORT.get(kind.name, 0)
@@ -219,6 +222,17 @@ def _calibrated(structure: Structure, rows: FloatArray) -> Structure:
             smaller = [effort * quarters // 8 for quarters in (5, 6, 7)]
             effort = next((less for less in smaller if recall(less, overfetch) >= kind.recall), effort)
     return Structure(kind, structure.faiss, structure.held, effort, overfetch)
+
+
+def _kth_best(queries: FloatArray, rows: FloatArray, k: int) -> FloatArray:
+    """Return the product of each of the (q, d) queries with the k-th best of the (n, d) rows, shape (q,)."""
+    best = np.empty((len(queries), 0), dtype=np.float32)
+    for start in range(0, len(rows), _TRIAL_BLOCK):
+        products = queries @ rows[start : start + _TRIAL_BLOCK].T
+        best = np.concatenate([best, products], axis=1)
+        best = np.partition(best, max(best.shape[1] - k, 0), axis=1)[:, -k:]
+    least: FloatArray = best.min(axis=1)
+    return least
 
 
 @contextmanager
