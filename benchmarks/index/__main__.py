@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--timeout-s", type=float, default=3 * 3600.0, help="for one index at one size")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULTS / "index")
+    parser.add_argument(
+        "--resume", action="store_true", help="keep what the results in --out have of this commit, seed and command"
+    )
     options = parser.parse_args(arguments)
     for dimension in options.dimensions:
         embeddings(dimension)  # once, so that the processes find them in the cache
@@ -49,28 +52,54 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     if options.large:
         jobs += [{"index": name, "dimension": 256, "rows": _LARGE_ROWS, "seed": options.seed} for name in LARGE]
-    rows: list[dict[str, Any]] = []
-    failed: dict[str, str] = {}
-    for job in jobs:
-        measured = _run(job, options.timeout_s)
-        label = f"{job['index']}, {job['rows']:,} x {job['dimension']}"
-        if isinstance(measured, str):
-            failed[label] = measured
-            print(f"{label}: {measured}", flush=True)
-            continue
-        rows.append(measured)
-        print(f"{label}: recall@100 {measured['recall_100']:.3f}, p50 {measured['p50_ms']:.3f} ms", flush=True)
-    words = sys.argv[1:] if arguments is None else arguments
-    document = {
+    words = [word for word in (sys.argv[1:] if arguments is None else arguments) if word != "--resume"]
+    document: dict[str, Any] = {
         **provenance(" ".join(["python -m benchmarks.index", *words])),
         "seed": options.seed,
-        "rows": rows,
-        "growth": growth(rows),
+        "rows": [],
+        "growth": [],
         "skipped": skipped,
-        "failed": failed,
+        "failed": {},
     }
-    write_result(options.out, "index", document, page(document))
+    rows = document["rows"] = _kept(options.out / "index.json", document) if options.resume else []
+    have = {(row["index"], row["dimension"], row["rows"]) for row in rows}
+    for job in jobs:
+        label = f"{job['index']}, {job['rows']:,} x {job['dimension']}"
+        if (job["index"], job["dimension"], job["rows"]) in have:
+            continue
+        measured = _run(job, options.timeout_s)
+        if isinstance(measured, str):
+            document["failed"][label] = measured
+            print(f"{label}: {measured}", flush=True)
+        else:
+            rows.append(measured)
+            print(f"{label}: recall@100 {measured['recall_100']:.3f}, p50 {measured['p50_ms']:.3f} ms", flush=True)
+        document["growth"] = growth(rows)
+        document["not_done"] = len(jobs) - len(rows) - len(document["failed"])
+        write_result(options.out, "index", document, page(document))  # after each, so that a run broken off keeps them
     return 0
+
+
+def _kept(path: Path, document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows measured so far.
+
+    Raises
+    ------
+    SystemExit
+        If they are not of the same command, seed and commit.
+    """
+    if not path.exists():
+        return []
+    earlier = json.loads(path.read_text(encoding="utf-8"))
+    for name, before, now in (
+        ("command", earlier["command"], document["command"]),
+        ("seed", earlier["seed"], document["seed"]),
+        ("commit", earlier["versions"]["commit"], document["versions"]["commit"]),
+    ):
+        if before != now:
+            raise SystemExit(f"--resume: {path} has {name} {before!r}, not {now!r}; use another --out or leave it away")
+    kept: list[dict[str, Any]] = earlier["rows"]
+    return kept
 
 
 def _run(job: dict[str, Any], timeout_s: float) -> dict[str, Any] | str:

@@ -14,6 +14,7 @@ os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM
 
 import numpy as np
 
+from benchmarks.gateway.measure import machine_cpu_s
 from benchmarks.index.contenders import Contender, make
 from benchmarks.index.data import CHUNK, chunks, embeddings
 from llmrouter.types import FloatArray, IntArray
@@ -33,6 +34,7 @@ def measure(name: str, dimension: int, rows: int, *, seed: int) -> dict[str, Any
     source, base, queries = embeddings(dimension)
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, cores[:1])
+    others = _OtherPrograms()
     contender = make(name, dimension, rows)
     best, similar = np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
     built, memory = 0.0, 0
@@ -61,7 +63,24 @@ def measure(name: str, dimension: int, rows: int, *, seed: int) -> dict[str, Any
     if len(cores) > 1:
         os.sched_setaffinity(0, cores[:2])
         result["qps_2"] = throughput(contender, queries, threads=2)
+    result["other_cores"] = others.cores()
     return result
+
+
+class _OtherPrograms:
+    """How busy the machine was with other things, other tenants of its processors included."""
+
+    def __init__(self) -> None:
+        self._before = self._times()
+
+    def cores(self) -> float:
+        """Return the cores that all other programs together used since the beginning."""
+        clock, machine, own = (now - before for now, before in zip(self._times(), self._before, strict=True))
+        return max(machine - own, 0.0) / clock
+
+    @staticmethod
+    def _times() -> tuple[float, float, float]:
+        return time.perf_counter(), machine_cpu_s(), time.process_time()
 
 
 class _Similarities:

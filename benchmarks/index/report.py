@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
 from typing import Any
 
 from benchmarks.index.data import NOISE, QUERIES
@@ -64,8 +65,15 @@ def page(document: Mapping[str, Any]) -> str:
         "nearest, one query at a time, on one thread; recall is against exact search by full products of the same "
         "rows. Build on one thread. Memory is what the process grew by. Each line is a process of its own."
     )
-    lines = ["# Vector indexes as they grow", "", method, ""]
     rows = document["rows"]
+    if busy := [row["other_cores"] for row in rows if "other_cores" in row]:
+        method += (
+            f" Meanwhile all other programs together used {median(busy):.2f} cores (median over the lines; "
+            f"{max(busy):.2f} at most), which slows searches on two cores more than those on one."
+        )
+    lines = ["# Vector indexes as they grow", "", method, ""]
+    if document.get("not_done"):
+        lines += [f"Broken off: {document['not_done']} more lines were wanted.", ""]
     for dimension in sorted({row["dimension"] for row in rows}):
         part = [row for row in rows if row["dimension"] == dimension]
         lines += [f"## {dimension} dimensions ({part[0]['source']})", "", *_table(part), ""]

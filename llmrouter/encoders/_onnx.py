@@ -16,7 +16,10 @@ from llmrouter.encoders._windows import Window, WindowedTokenizer, checked_count
 from llmrouter.exceptions import ArtifactCorruptError, ConfigError, EncoderError, MissingExtraError
 from llmrouter.types import FloatArray
 
-_ALGORITHM = 1
+_ALGORITHM = 2
+# onnxruntime's kernel for a sum followed by a layer norm takes longer on a CPU than the two one by one: without it
+# MiniLM in int8 needs 0.8 of the time for 40 tokens (measured with onnxruntime 1.32).
+_SLOW_FUSIONS = ["SkipLayerNormFusion"]
 _FLOAT_BATCH = 32
 
 
@@ -148,6 +151,8 @@ def _open_session(path: Path, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     try:
-        return onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            path.read_bytes(), options, providers=["CPUExecutionProvider"], disabled_optimizers=_SLOW_FUSIONS
+        )
     except Exception as error:  # onnxruntime's errors have no common base
         raise ArtifactCorruptError(f"onnxruntime cannot load {path}: {error}") from error

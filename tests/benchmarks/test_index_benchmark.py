@@ -86,3 +86,29 @@ def test_the_page_says_what_was_measured_and_what_was_not(tmp_path, monkeypatch)
     assert "projected, not measured" in text
     document = json.loads((tmp_path / "index.json").read_text())
     assert {row["index"] for row in document["rows"]} == {"flat", *contenders.LARGE}
+
+
+def test_a_run_that_was_broken_off_is_resumed_and_another_is_refused(tmp_path, monkeypatch):
+    asked = []
+
+    def run(job, timeout_s):
+        asked.append((job["index"], job["rows"]))
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return measured(job["index"], job["rows"], 1.0, other_cores=0.5)
+
+    monkeypatch.setattr(__main__, "_run", run)
+    monkeypatch.setattr(__main__, "embeddings", lambda dimension: None)
+    words = ["--sizes", "100", "1000", "--dimensions", "256", "--indexes", "flat", "--out", str(tmp_path)]
+    with pytest.raises(KeyboardInterrupt):
+        __main__.main(words)
+    assert "Broken off: 1 more lines" in (tmp_path / "index.md").read_text()
+    assert __main__.main([*words, "--resume"]) == 0
+    assert asked == [("flat", 100), ("flat", 1000), ("flat", 1000)]
+    text = (tmp_path / "index.md").read_text()
+    assert "| 100 | `flat`" in text
+    assert "| 1,000 | `flat`" in text
+    assert "Broken off" not in text
+    assert "used 0.50 cores" in text
+    with pytest.raises(SystemExit, match="has command"):
+        __main__.main([*words, "--seed", "1", "--resume"])
