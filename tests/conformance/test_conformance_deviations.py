@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import anthropic
-import httpx
 import openai
 import pytest
 from conformance_behaviours import ASK, BODIES, LONG, answering, asked, streaming, whole
@@ -423,8 +424,8 @@ def test_a_client_that_hangs_up_cancels_a_whole_answer(path: str, live: Start, u
     upstream.behaviours["alpha"] = think
     gateway = live("alpha", models={"alpha": {"endpoints": ["chat", "embeddings"]}})
     body = {"model": "alpha", **BODIES.get(path, {"input": "Hi"})}
-    hang_up(gateway, path, body)
-    assert upstream.hung_up.wait(5)
+    hang_up(gateway, path, body, upstream)
+    assert upstream.hung_up.wait(10)
     assert recorded_as(gateway, "cancelled")
 
 
@@ -432,14 +433,26 @@ def test_a_client_that_hangs_up_cancels_a_whole_answer(path: str, live: Start, u
 @pytest.mark.parametrize("path", BODIES)
 def test_a_client_that_hangs_up_cancels_a_stream(path: str, gateway: Live, upstream: MisbehavingUpstream) -> None:
     upstream.behaviours["alpha"] = streaming(event(chunk("a")), then="silence")
-    hang_up(gateway, path, {"model": "auto", "stream": True, **BODIES[path]})
-    assert upstream.hung_up.wait(5)
+    hang_up(gateway, path, {"model": "auto", "stream": True, **BODIES[path]}, upstream)
+    assert upstream.hung_up.wait(10)
     assert recorded_as(gateway, "cancelled")
 
 
-def hang_up(gateway: Live, path: str, body: dict[str, Any]) -> None:
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{gateway.url}{path}", json=body, timeout=httpx.Timeout(5, read=0.2), trust_env=False)
+def hang_up(gateway: Live, path: str, body: dict[str, Any], upstream: MisbehavingUpstream) -> None:
+    """Ask, and close the connection as soon as the upstream has been asked; of a stream, after its beginning."""
+    address = urlsplit(gateway.url)
+    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=10)
+    connection.request("POST", path, json.dumps(body), {"content-type": "application/json"})
+    if body.get("stream"):
+        with connection.getresponse() as answer:
+            assert answer.read(1)
+            connection.close()
+        return
+    ends = time.monotonic() + 10
+    while not asked(upstream):
+        assert time.monotonic() < ends, "the upstream was not asked"
+        time.sleep(0.01)
+    connection.close()
 
 
 def recorded_as(gateway: Live, status: str) -> bool:
