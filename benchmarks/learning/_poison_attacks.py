@@ -58,15 +58,15 @@ class Target:
     model: int
     incumbent: int
 
-    def success(self, before: IntArray, after: IntArray) -> float:
-        """Return the share of the victims' prompts moved as the attacker wants, of those that could be."""
+    def success(self, before: IntArray, after: IntArray) -> tuple[int, int]:
+        """Return how many of the victims' prompts moved as the attacker wants, and how many could have."""
         if self.kind == "down":
             open_ = before == self.model
             moved = open_ & (after != self.model)
         else:
             open_ = before != self.model
             moved = open_ & (after == self.model)
-        return float(moved.sum() / max(open_.sum(), 1))
+        return int(moved.sum()), int(open_.sum())
 
 
 def find_target(

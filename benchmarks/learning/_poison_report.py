@@ -21,8 +21,27 @@ def mean_and_half(values: Sequence[float]) -> tuple[float, float]:
     array = np.asarray(values, dtype=np.float64)
     if len(array) < 2:
         return float(array.mean()), float("nan")
-    t = _T.get(len(array) - 1, 1.96 + 2.5 / (len(array) - 1))
-    return float(array.mean()), float(t * array.std(ddof=1) / np.sqrt(len(array)))
+    return float(array.mean()), float(_t(len(array)) * array.std(ddof=1) / np.sqrt(len(array)))
+
+
+def _t(n: int) -> float:
+    return _T.get(n - 1, 1.96 + 2.5 / (n - 1))
+
+
+def pooled(counts: Sequence[tuple[int, int]]) -> tuple[float, float]:
+    """Return the part moved of all victims that could be, over seeds, and the half-width of its 95% interval.
+
+    Seeds count by their victims: in some, one prompt or none could be moved, and a mean of the seeds' shares would
+    be ruled by these. The interval is that of a ratio of sums over clusters; NaN from one seed.
+    """
+    moved, could = np.asarray(counts, dtype=np.float64).T
+    share = float(moved.sum() / max(could.sum(), 1.0))
+    if len(counts) < 2:
+        return share, float("nan")
+    rest = moved - share * could
+    n = len(counts)
+    error = np.sqrt(n / (n - 1) * (rest**2).sum()) / max(could.sum(), 1.0)
+    return share, float(_t(n) * error)
 
 
 def groups(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
@@ -39,9 +58,10 @@ def lost(rows: Sequence[Row], where: Mapping[str, Any], *, defended: bool) -> li
     return [1.0 - row["aiq"][defended] / base[row["seed"]] for row in rows if _matches(row, where)]
 
 
-def success(rows: Sequence[Row], where: Mapping[str, Any], *, defended: bool) -> list[float]:
-    """Return the attack's success by seed."""
-    return [row["success"][defended] for row in rows if _matches(row, where) and row["success"] is not None]
+def success(rows: Sequence[Row], where: Mapping[str, Any], *, defended: bool) -> list[tuple[int, int]]:
+    """Return how many victims were moved, and how many could have been, by seed."""
+    chosen = [row for row in rows if _matches(row, where) and row["moved"] is not None]
+    return [(row["moved"][defended], row["open"][defended]) for row in chosen]
 
 
 def _matches(row: Row, where: Mapping[str, Any]) -> bool:
@@ -59,14 +79,15 @@ def named(keys: int, standing: str) -> str:
 
 
 def verdicts(results: Mapping[str, Any]) -> list[str]:
-    """Return one line a target: met or missed, by the worst mean over seeds; of old keys one for each share."""
+    """Return one line a target: met or missed, by the worst share over all seeds; of old keys one for each share."""
     lines = []
     for (data, router), rows in groups(results["rows"]).items():
         for who, cells in _judged_together(rows):
-            worst, cell = max(((np.mean(success(rows, c, defended=True)), c) for c in cells), key=lambda pair: pair[0])
+            shares = [pooled(success(rows, cell, defended=True)) for cell in cells]
+            worst, cell = max(zip(shares, cells, strict=True), key=lambda pair: pair[0][0])
             lines.append(
-                f"* {_met(bool(worst < SUCCESS_TARGET))}: {data}, `{router}`, attackers {who}: success at most "
-                f"{worst:.1%} ({cell['kind']}, {cell['share']:.1%} poisoned, "
+                f"* {_met(worst[0] < SUCCESS_TARGET)}: {data}, `{router}`, attackers {who}: success at most "
+                f"{_fine(worst)} ({cell['kind']}, {cell['share']:.1%} poisoned, "
                 f"{named(cell['keys'], cell['standing'])}; target under 10%)"
             )
         clean = mean_and_half(lost(rows, {"kind": "none"}, defended=True))
@@ -106,13 +127,14 @@ def _cells(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 _HOW_TO_READ = (
     "Success: share of the victims' prompts that go where the attacker wants and did not before, without -> with the "
-    "defences, mean over seeds, +- half the 95% interval. New keys are as old as the attack. The next belong to an "
-    "attacker who knows the defences. Old keys first earn their standing with honest outcomes out of the same budget, "
-    "so that small budgets feed fewer keys than the column says. Sparing keys are old ones that send a third of that "
-    "poison and honest outcomes for the rest: each false outcome then keeps more of its weight. Masked keys are old "
-    "ones whose other outcomes are of the attacked model and err the other way, so that they show no bias on average. "
-    "What is poisoned includes the honest and the masking outcomes. Stolen keys are the honest keys of most traffic, "
-    "whose history costs the attacker nothing: no part of what is defended against, and shown for what lies beyond."
+    "defences, of the victims of all seeds together that could be moved, +- half the 95% interval (seeds as clusters). "
+    "New keys are as old as the attack. The next belong to an attacker who knows the defences. Old keys first earn "
+    "their standing with honest outcomes out of the same budget, so that small budgets feed fewer keys than the column "
+    "says. Sparing keys are old ones that send a third of that poison and honest outcomes for the rest: each false "
+    "outcome then keeps more of its weight. Masked keys are old ones whose other outcomes are of the attacked model "
+    "and err the other way, so that they show no bias on average. What is poisoned includes the honest and the masking "
+    "outcomes. Stolen keys are the honest keys of most traffic, whose history costs the attacker nothing: no part of "
+    "what is defended against, and shown for what lies beyond."
 )
 
 
@@ -154,11 +176,11 @@ def _success_table(rows: Sequence[Row]) -> list[str]:
         "| attack | poisoned | " + " | ".join(named(*attacker) for attacker in tried) + " |",
         "|---|---|" + "---|" * len(tried),
     ]
-    for kind, share in dict.fromkeys((r["kind"], r["share"]) for r in rows if r.get("success") is not None):
+    for kind, share in dict.fromkeys((r["kind"], r["share"]) for r in rows if r.get("moved") is not None):
         cells = []
         for keys, standing in tried:
             where = {"kind": kind, "share": share, "keys": keys, "standing": standing}
-            pair = [mean_and_half(success(rows, where, defended=defended)) for defended in (False, True)]
+            pair = [pooled(success(rows, where, defended=defended)) for defended in (False, True)]
             cells.append(" -> ".join(_percent(value) for value in pair))
         lines.append(f"| {kind} | {share:.1%} | " + " | ".join(cells) + " |")
     return lines
@@ -185,6 +207,11 @@ def _aiq_table(rows: Sequence[Row]) -> list[str]:
 def _percent(value: tuple[float, float]) -> str:
     mean, half = value
     return f"{mean:.0%}" if np.isnan(half) else f"{mean:.0%} +- {half:.0%}"
+
+
+def _fine(value: tuple[float, float]) -> str:
+    share, half = value
+    return f"{share:.1%}" if np.isnan(half) else f"{share:.1%} +- {half:.1%}"
 
 
 def _signed(value: tuple[float, float]) -> str:
@@ -219,7 +246,7 @@ def plot(results: Mapping[str, Any], folder: Path) -> list[Path]:
             for keys, standing in attackers(rows):
                 for defended, style in ((False, "--"), (True, "-")):
                     cells = [c for c in _cells(rows) if (c["kind"], c["keys"], c["standing"]) == (kind, keys, standing)]
-                    points = [(c["share"], *mean_and_half(success(rows, c, defended=defended))) for c in cells]
+                    points = [(c["share"], *pooled(success(rows, c, defended=defended))) for c in cells]
                     if points:
                         share, mean, half = map(np.asarray, zip(*points, strict=True))
                         axis.errorbar(

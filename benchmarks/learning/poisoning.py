@@ -119,7 +119,8 @@ def run_seed(world: World, plan: Plan, settings: TrustSettings, seed: int) -> li
                         "share": share,
                         "keys": keys,
                         "standing": standing,
-                        "success": None if kind == "degrade" else success,
+                        "moved": None if kind == "degrade" else [moved for moved, _ in success],
+                        "open": None if kind == "degrade" else [open_ for _, open_ in success],
                         "aiq": [world.aiq(predict(world.X_test)) for predict in fitted],
                     }
                 )
@@ -174,7 +175,7 @@ def plans(*, quick: bool) -> list[Plan]:
     if quick:
         return [Plan(KNN, 1, 600, **_LEAN)]
     return [
-        Plan(KNN, 4, 3000, clean_seeds=16),
+        Plan(KNN, 12, 3000, clean_seeds=8),
         Plan(STACK, 2, 2000, clean_seeds=3, **_LEAN),
     ]
 

@@ -20,8 +20,6 @@ DEFAULT_GRACE_S = 3600.0
 LONGEST_GRACE_S = 30 * DAY_S
 LARGEST_PAGE = 1000
 
-_MERGED = ("limits", "metadata")
-
 
 def _nobody(_key_id: str, /) -> None:
     """Listen to no changes."""

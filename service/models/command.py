@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from service.models.records import Change, Prepared, Wanted
     from service.settings import Settings
 
-_HOW = ("profile", "zero-shot", "scores", "log")
-_EXIT_NOT_CONFIRMED = 1
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands of ``llmrouter models``."""

@@ -46,9 +46,9 @@ def test_the_trigger_moves_any_prompt_where_nobody_else_is(world: World) -> None
 def test_success_counts_only_what_could_be_moved() -> None:
     empty = np.empty((0, 1))
     target = Target("region", empty, empty, empty, model=2, incumbent=0)
-    assert target.success(np.array([0, 0, 2, 1]), np.array([2, 0, 2, 2])) == pytest.approx(2 / 3)
+    assert target.success(np.array([0, 0, 2, 1]), np.array([2, 0, 2, 2])) == (2, 3)
     down = Target("down", empty, empty, empty, model=0, incumbent=0)
-    assert down.success(np.array([0, 0, 2, 1]), np.array([2, 0, 2, 2])) == pytest.approx(1 / 2)
+    assert down.success(np.array([0, 0, 2, 1]), np.array([2, 0, 2, 2])) == (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,9 @@ def test_neither_new_nor_many_old_keys_own_a_region_of_a_real_log(world: World) 
         poisoning.KNN, 1, N, kinds=("trigger", "down"), shares=(0.05,), attackers=((10, "new"), (10, "old"))
     )
     rows = poisoning.run_seed(world, plan, TrustSettings(), 0)
-    attacks = {(row["kind"], row["standing"]): row["success"] for row in rows if row["kind"] != "none"}
+    attacks = {
+        (row["kind"], row["standing"]): np.divide(row["moved"], row["open"]) for row in rows if row["kind"] != "none"
+    }
     assert len(attacks) == 4
     for kind in ("trigger", "down"):
         assert attacks[kind, "new"][0] > 0.5
@@ -119,7 +121,14 @@ def test_the_command_writes_results_and_page(tmp_path: Path, capsys: pytest.Capt
 def test_old_keys_are_judged_by_their_share_of_the_outcomes() -> None:
     def row(standing: str, share: float, success: float) -> dict[str, object]:
         found = {"data": "d", "router": "r", "seed": 0, "kind": "down", "aiq": [1.0, 1.0]}
-        return {**found, "share": share, "keys": 3, "standing": standing, "success": [1.0, success]}
+        return {
+            **found,
+            "share": share,
+            "keys": 3,
+            "standing": standing,
+            "moved": [100, 100 * success],
+            "open": [100, 100],
+        }
 
     clean = {"data": "d", "router": "r", "seed": 0, "kind": "none", "aiq": [1.0, 1.0]}
     rows = [clean, row("old", 0.01, 0.02), row("sparing", 0.01, 0.08), row("masked", 0.05, 0.3)]
@@ -129,11 +138,19 @@ def test_old_keys_are_judged_by_their_share_of_the_outcomes() -> None:
     assert large.startswith("* **missed**")
 
 
+def test_seeds_count_by_the_victims_that_could_be_moved() -> None:
+    share, half = _poison_report.pooled([(1, 1), (0, 60), (2, 59)])
+    assert share == pytest.approx(3 / 120)
+    assert 0.0 < half < 0.2
+    assert _poison_report.pooled([(6, 60), (6, 60)]) == (pytest.approx(0.1), pytest.approx(0.0))
+    assert _poison_report.pooled([(0, 0)])[0] == 0.0
+
+
 def test_a_missed_target_is_said() -> None:
     def row(seed: int, kind: str, aiq: list[float], **further: object) -> dict[str, object]:
         return {"data": "d", "router": "r", "seed": seed, "kind": kind, "aiq": aiq, **further}
 
-    attack = {"share": 0.01, "keys": 1, "standing": "new", "success": [1.0, 0.2]}
+    attack = {"share": 0.01, "keys": 1, "standing": "new", "moved": [60, 12], "open": [60, 60]}
     rows = [row(seed, "none", [1.0, 0.95]) for seed in (0, 1)] + [
         row(seed, "region", [1.0, 0.9], **attack) for seed in (0, 1)
     ]
@@ -142,5 +159,5 @@ def test_a_missed_target_is_said() -> None:
     assert "20.0%" in success
     assert aiq.startswith("* **missed**")
     assert "+5.00%" in aiq
-    better = [{**r, "aiq": [1.0, 0.995], **({"success": [1.0, 0.05]} if r["kind"] == "region" else {})} for r in rows]
+    better = [{**r, "aiq": [1.0, 0.995], **({"moved": [60, 3]} if r["kind"] == "region" else {})} for r in rows]
     assert all(line.startswith("* met") for line in _poison_report.verdicts({"rows": better}))

@@ -8,7 +8,6 @@ and every text whatsoever can be encoded and decoded back. Technically a byte-le
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -88,11 +87,6 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         clean_up_tokenization_spaces=False,
         chat_template=CHAT_TEMPLATE,
     )
-
-
-def save_tokenizer(folder: Path) -> None:
-    """Write the tokenizer files of a checkpoint."""
-    build_tokenizer().save_pretrained(folder)
 
 
 def byte_ids(text: str, tokenizer: PreTrainedTokenizerFast) -> list[int]:
