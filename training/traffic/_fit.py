@@ -271,7 +271,7 @@ def _encoded(module: Any, tokens: _modules.Tokens, rows: IntArray, place: str) -
 
 
 def logits_of_means(y: FloatArray) -> FloatArray:
-    """Return the logit of each model's mean quality, (m,), for y (n, m), NaN where unknown; half an outcome is added."""
+    """Return the logit of each model's mean quality, (m,), for y (n, m), NaN where unknown; half an outcome added."""
     seen = np.isfinite(y)
     right = np.where(seen, y, 0.0).sum(axis=0)
     share = (right + 0.5) / (seen.sum(axis=0) + 1.0)
