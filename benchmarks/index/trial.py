@@ -1,8 +1,8 @@
 """Does the trial that sets an index promise what new prompts get? ``python -m benchmarks.index.trial``.
 
-An index of inverted lists chooses how many of them it looks into by trying queries made of its own rows: with noise of
-their length, and half way between two of them; the worse of the two counts. Here the recall of such queries stands
-beside that of prompts the index does not hold. Writes ``trial.json``
+An index chooses its effort (how many inverted lists it looks into, how many candidates a graph search keeps) by trying
+queries made of its own rows: with noise of their length, and, for lists, half way between two of them; the worse of the
+two counts. Here the recall of such queries stands beside that of prompts the index does not hold. Writes ``trial.json``
 and ``trial.md``.
 """
 
@@ -12,6 +12,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,19 @@ from benchmarks.quality.run import RESULTS
 from benchmarks.quality.sets import POCKET
 from llmrouter.encoders import encode_cached, load_encoder
 from llmrouter.exceptions import DataError
-from llmrouter.index import SegmentedIndex, parse_kind
+from llmrouter.index import parse_kind
+from llmrouter.index._structure import build
 from llmrouter.outcomes import load_table
-from llmrouter.types import FloatArray
+from llmrouter.types import FloatArray, IntArray
 
-LISTS = (4, 8, 16, 32, 64)
+EFFORTS = {"ivf-flat": (4, 8, 16, 32, 64), "hnsw": (64, 160, 232, 464, 928)}
+"""Lists, and candidates of a graph search (116 at least, for 100 neighbours)."""
 NOISES = (0.3, 0.5, 0.7, 1.0, 1.5)
 _QUERIES = 300
 _LEAST_ROWS = 4_500
-_REPLICATED = 300_000
+_REPLICATED = 100_000
 _K = 100
+_TIE = 1e-6
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,24 +51,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     rows: list[dict[str, Any]] = []
     for name, base, new in _sets(options.replicated):
-        recalls = recall_by_noise(base, new)
-        rows += [{"set": name, "rows": len(base), "queries": kind, "recall": found} for kind, found in recalls.items()]
-        print(f"{name}: {recalls}", flush=True)
+        for kind, efforts in EFFORTS.items():
+            recalls = recall_by_effort(base, new, kind, efforts)
+            rows += [
+                {"index": kind, "set": name, "rows": len(base), "queries": asked, "recall": found}
+                for asked, found in recalls.items()
+            ]
+            print(f"{name}, {kind}: {recalls}", flush=True)
     words = sys.argv[1:] if arguments is None else arguments
-    document = {**provenance(" ".join(["python -m benchmarks.index.trial", *words])), "lists": LISTS, "rows": rows}
-    heads = ["set", "rows", "queries", *(f"{count} lists" for count in LISTS)]
-    lines = ["# Recall of trial queries and of new prompts", "", __doc__.split("\n\n")[1].replace("\n", " "), ""]
-    lines += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    lines += [
-        f"| {row['set']} | {row['rows']:,} | {row['queries']} | {' | '.join(f'{r:.3f}' for r in row['recall'])} |"
-        for row in rows
-    ]
-    write_result(options.out, "trial", document, "\n".join(lines))
+    document = {**provenance(" ".join(["python -m benchmarks.index.trial", *words])), "efforts": EFFORTS, "rows": rows}
+    write_result(options.out, "trial", document, _page(rows))
     return 0
 
 
-def recall_by_noise(rows: FloatArray, new: FloatArray) -> dict[str, list[float]]:
-    """Return recall@100 by how many lists are looked into: of the `new` queries, and of rows (n, d) with noise."""
+def _page(rows: Sequence[dict[str, Any]]) -> str:
+    lines = ["# Recall of trial queries and of new prompts", "", (__doc__ or "").split("\n\n")[1].replace("\n", " ")]
+    for kind, efforts in EFFORTS.items():
+        lines += ["", f"## `{kind}`", "", f"| set | rows | queries | {' | '.join(map(str, efforts))} |"]
+        lines += ["|---" * (3 + len(efforts)) + "|"]
+        lines += [
+            f"| {row['set']} | {row['rows']:,} | {row['queries']} | {' | '.join(f'{r:.3f}' for r in row['recall'])} |"
+            for row in rows
+            if row["index"] == kind
+        ]
+    return "\n".join(lines)
+
+
+def recall_by_effort(rows: FloatArray, new: FloatArray, kind: str, efforts: Sequence[int]) -> dict[str, list[float]]:
+    """Return recall@100 of one structure at several efforts: of the `new` queries, and of rows (n, d) moved."""
     generator = np.random.default_rng(5)
     base = rows[generator.choice(len(rows), min(_QUERIES, len(rows)), replace=False)]
     lengths = np.linalg.norm(base, axis=1, keepdims=True) / np.sqrt(rows.shape[1])
@@ -73,18 +87,24 @@ def recall_by_noise(rows: FloatArray, new: FloatArray) -> dict[str, list[float]]
         moved = base + noise * lengths * generator.standard_normal(base.shape)
         queries[f"rows, noise {noise:g}"] = moved.astype(np.float32)
     queries["half way between rows"] = base + base[generator.permutation(len(base))]
-    found: dict[str, list[float]] = {kind: [] for kind in queries}
-    exact = {kind: rows @ asked.T for kind, asked in queries.items()}
-    for count in LISTS:
-        index = SegmentedIndex(rows.shape[1], parse_kind(f"ivf-flat:effort={count}", rows.shape[1]))
-        index.add(np.arange(len(rows)), rows)
-        for kind, asked in queries.items():
-            ids = index.search(asked, _K).ids
-            products = exact[kind]
-            least = np.partition(products, len(rows) - _K, axis=0)[len(rows) - _K]
-            hits = np.take_along_axis(products, ids.T, axis=0) >= least - 1e-6
-            found[kind].append(float(hits.mean()))
+    structure = build(parse_kind(f"{kind}:effort=1", rows.shape[1]), rows)
+    if structure is None:
+        raise DataError(f"{len(rows)} rows are scanned; a structure is built over at least {_LEAST_ROWS}")
+    found = {}
+    for asked, points in queries.items():
+        products = points @ rows.T
+        least = np.partition(products, -_K, axis=1)[:, -_K]
+        found[asked] = [
+            float(_hits(replace(structure, effort=effort).candidates(points, _K, None), products, least).mean())
+            for effort in efforts
+        ]
     return found
+
+
+def _hits(positions: IntArray, products: FloatArray, least: FloatArray) -> FloatArray:
+    """Return the part of the K nearest found for each query, (q,); rows as near as the K-th count."""
+    reached = np.take_along_axis(products, np.maximum(positions, 0), axis=1) >= least[:, None] - _TIE
+    return np.asarray(np.minimum((reached & (positions >= 0)).sum(axis=1), _K) / _K)
 
 
 def _sets(replicated: int) -> Iterator[tuple[str, FloatArray, FloatArray]]:

@@ -175,8 +175,8 @@ def _trained(kind: IndexKind, rows: FloatArray) -> Structure:
 def _calibrated(structure: Structure, rows: FloatArray) -> Structure:
     """Return `structure` with the least effort and overfetch that reach the kind's recall on a trial.
 
-    The queries are some of the rows, moved away, and points half way between rows, which where many rows are alike are
-    farther still; what the worse half of them finds counts. Effort and overfetch are doubled, always the one that gains
+    The queries are some of the rows, moved away, and, except for graphs, points half way between rows, which where many
+    rows are alike are farther still; what the worse half of them finds counts. Effort and overfetch are doubled, always the one that gains
     more, and the last doubling of effort is taken back by quarters as far as it goes. Without kept rows nothing can be
     re-ranked, and fetching more does not help.
     """
@@ -186,8 +186,8 @@ def _calibrated(structure: Structure, rows: FloatArray) -> Structure:
     base = rows[picked]
     lengths = np.linalg.norm(base, axis=1, keepdims=True) / np.sqrt(rows.shape[1])
     moved = base + _TRIAL_NOISE * lengths * generator.standard_normal(base.shape)
-    between = base + base[generator.permutation(len(base))]
-    queries = np.concatenate([moved, between]).astype(np.float32)
+    parts = [moved] if kind.name == "hnsw" else [moved, base + base[generator.permutation(len(base))]]
+    queries = np.concatenate(parts).astype(np.float32)
     k = min(_TRIAL_K, len(rows))
     thresholds = _kth_best(queries, rows, k) - rounding_error(queries, max_length(rows))
     lossy = kind.coded and not kind.keeps_rows
@@ -200,7 +200,7 @@ def _calibrated(structure: Structure, rows: FloatArray) -> Structure:
             min(int((rows[places[places >= 0]] @ query >= least).sum()), k)
             for places, query, least in zip(found, queries, thresholds, strict=True)
         ]
-        return float(np.reshape(hits, (2, -1)).mean(axis=1).min() / k)
+        return float(np.reshape(hits, (len(parts), -1)).mean(axis=1).min() / k)
 
     limit = getattr(structure.faiss, "nlist", len(rows))
     effort = kind.effort or _FIRST_EFFORT.get(kind.name, 0)
