@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,8 @@ class PoolArrays:
     input_rate: FloatArray
     same_columns: bool
     plain: bool
+    listed: PoolArrays | None = None
+    """Where the prices are those of the moment: the same with those of the configuration."""
 
     @classmethod
     def of(cls, cards: Sequence[ModelCard], trained: TrainedRouters) -> PoolArrays:
@@ -59,6 +61,18 @@ class PoolArrays:
             input_rate=ratio * input_price,
             same_columns=names == tuple(trained.models),
             plain=bool(known.all()) and not in_dollars,
+        )
+
+    def at_prices(self, cards: Sequence[ModelCard]) -> PoolArrays:
+        """Return the same pool, its models in the same order, at the prices of other cards."""
+        listed = self.listed or self
+        input_price = np.array([card.price.input for card in cards]) / TOKENS_PER_PRICE_UNIT
+        return replace(
+            listed,
+            input_price=input_price,
+            output_price=np.array([card.price.output for card in cards]) / TOKENS_PER_PRICE_UNIT,
+            input_rate=self.ratio * input_price,
+            listed=listed,
         )
 
     def complete(
@@ -94,11 +108,25 @@ class PoolArrays:
         estimated = np.asarray(prompt_tokens, dtype=np.float64)[:, None]
         dollars = estimated * self.ratio * self.input_price + tokens * self.output_price
         if self.in_dollars:
-            dollars = np.where(unknown, dollars, np.maximum(amount, 0.0))
+            learned = np.maximum(amount, 0.0)
+            if self.listed is not None:
+                learned = self._at_present(learned, dollars, estimated, tokens, self.listed)
+            dollars = np.where(unknown, dollars, learned)
             tokens = np.where(unknown, tokens, np.nan)
         # How a matrix product rounds its last bits depends on how many rows it has, and a decision must not depend on
         # which requests came at the same moment.
         return expected.round(DECIMALS), error.round(DECIMALS), dollars.round(_DOLLAR_DECIMALS), tokens
+
+    def _at_present(
+        self, learned: FloatArray, dollars: FloatArray, estimated: FloatArray, tokens: FloatArray, listed: PoolArrays
+    ) -> FloatArray:
+        """Return costs that were learned in dollars, moved as the prices have moved for an answer of usual length."""
+        before = estimated * listed.ratio * listed.input_price + tokens * listed.output_price
+        factor = np.divide(dollars, before, out=np.ones_like(dollars), where=before > 0)
+        moved = (self.input_price != listed.input_price) | (self.output_price != listed.output_price)
+        # What was free cannot be scaled.
+        result: FloatArray = np.where(moved & (before <= 0), dollars, learned * factor)
+        return result
 
     def _priors(self, expected: FloatArray, missing: npt.NDArray[np.bool_]) -> FloatArray:
         count = (~missing).sum(axis=1, keepdims=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from llmrouter._completion import DECIMALS, PoolArrays
@@ -37,6 +38,13 @@ class Correction(Protocol):
         Each row as it would come out alone, up to rounding; quality stays in [0, 1].
         """
         ...
+
+
+@dataclass(slots=True)
+class _Present:
+    """By what is decided at present: replaced as a whole, so that a batch that has taken it up ends with it."""
+
+    state: tuple[PoolArrays, tuple[ModelCard, ...]]
 
 
 class RoutingEngine:
@@ -78,6 +86,8 @@ class RoutingEngine:
         self.artifact_id = artifact_id
         self.correction: Correction | None = None
         self._pool = PoolArrays.of(self.cards, trained)
+        # Shared with what `adapted` returns: what is learned of the prompts says nothing of the prices.
+        self._present = _Present((self._pool, self.cards))
         self.warnings = self._pool_warnings()
         for warning in self.warnings:
             logger.warning(warning)
@@ -118,6 +128,27 @@ class RoutingEngine:
         engine.correction = correction
         engine.trained = self.trained if trained is None else trained
         return engine
+
+    def at_present(self, cards: Mapping[str, ModelCard]) -> None:
+        """Decide by other prices and speeds from the next batch on, here and in every engine `adapted` from this one.
+
+        Takes microseconds; thread-safe.
+
+        Parameters
+        ----------
+        cards : mapping of str to ModelCard
+            Pool name -> card of the moment. Models that are left out are as configured.
+
+        Raises
+        ------
+        ConfigError
+            If the pool has no such model.
+        """
+        unknown = cards.keys() - {card.name for card in self.cards}
+        if unknown:
+            raise ConfigError(f"the pool has no model {', '.join(sorted(unknown))}; its models cannot change")
+        present = tuple(cards.get(card.name, card) for card in self.cards)
+        self._present.state = (self._pool.at_prices(present), present) if cards else (self._pool, self.cards)
 
     def route(self, request: RoutingRequest, *, neighbours: int = 0) -> Decision:
         """Decide which model answers.
@@ -170,17 +201,22 @@ class RoutingEngine:
     ) -> list[Decision | LLMRouterError]:
         """Decide for requests whose embeddings, rows of an array (n, d), are known; see `route_many`."""
         tokens = [request.prompt_tokens for request in requests]
-        estimates, found = self._estimate(embeddings, tokens, least=neighbours)
+        pool, cards = self._present.state
+        estimates, found = self._estimate(embeddings, tokens, pool, least=neighbours)
         return [
-            self._decide(request, estimates[row], self._named(found, row, neighbours))
+            self._decide(request, cards, estimates[row], self._named(found, row, neighbours))
             for row, request in enumerate(requests)
         ]
 
     def _decide(
-        self, request: RoutingRequest, estimates: Estimates, neighbours: tuple[Neighbour, ...]
+        self,
+        request: RoutingRequest,
+        cards: tuple[ModelCard, ...],
+        estimates: Estimates,
+        neighbours: tuple[Neighbour, ...],
     ) -> Decision | LLMRouterError:
         try:
-            candidates = candidates_for(request, self.cards, token_ratio=self.trained.token_ratio)
+            candidates = candidates_for(request, cards, token_ratio=self.trained.token_ratio)
             decision = self.policy.choose(request, candidates, estimates)
         except LLMRouterError as error:
             return error
@@ -198,22 +234,22 @@ class RoutingEngine:
         )
 
     def estimate(self, texts: Sequence[str], prompt_tokens: Sequence[int]) -> list[Estimates]:
-        """Return the estimates for each text, in one batch; the same as one by one."""
-        return self._estimate(self.encoder.encode(texts), prompt_tokens)[0]
+        """Return the estimates for each text, in one batch; the same as one by one, at the configured prices."""
+        return self._estimate(self.encoder.encode(texts), prompt_tokens, self._pool)[0]
 
     def estimate_embedded(self, X: FloatArray, prompt_tokens: Sequence[int]) -> list[Estimates]:
-        """Return the estimates for each embedding, a row of X (n, d)."""
-        return self._estimate(X, prompt_tokens)[0]
+        """Return the estimates for each embedding, a row of X (n, d), at the configured prices."""
+        return self._estimate(X, prompt_tokens, self._pool)[0]
 
     def _estimate(
-        self, X: FloatArray, prompt_tokens: Sequence[int], *, least: int = 0
+        self, X: FloatArray, prompt_tokens: Sequence[int], pool: PoolArrays, *, least: int = 0
     ) -> tuple[list[Estimates], Neighbors | None]:
         quality, std, cost, found = self._predict(X, least)
-        quality, std, dollars, tokens = self._pool.complete(quality, std, cost, prompt_tokens)
+        quality, std, dollars, tokens = pool.complete(quality, std, cost, prompt_tokens)
         if self.correction is not None:
             quality, std = self.correction.correct(X, quality, std)
             quality, std = quality.round(DECIMALS), std.round(DECIMALS)
-        models = self._pool.names
+        models = pool.names
         rows = zip(X, quality, std, dollars, tokens, strict=True)
         return [Estimates(models, q, error, usd, tokens, vector) for vector, q, error, usd, tokens in rows], found
 

@@ -17,6 +17,7 @@ from llmrouter.exceptions import ConfigError
 from llmrouter.pool import KnownModel, PriceBook, installed_cost_map, pocket_models
 from service.config_file import Path, at
 from service.config_problems import nearest, of_validation, shown
+from service.loads.settings import check_load
 
 RESERVED_NAMES = frozenset({"auto", "llmrouter/auto"})
 """Names that ask for routing; no model may have them."""
@@ -118,6 +119,8 @@ def check_pool(tree: Any) -> dict[Path, str]:
                 problems["pool", i, "name"] = f"{name!r} asks for routing and cannot be the name of a model"
             seen.setdefault(name, i)
         problems |= _check_backend(entry, ("pool", i))
+        if trouble := check_load(entry):
+            problems["pool", i, "load"] = trouble
         if "price" not in entry:
             problems["pool", i, "price"] = _price_required(entry)
     return problems

@@ -20,6 +20,7 @@ from pydantic import SecretStr
 
 from llmrouter.exceptions import ConfigError, LLMRouterError, MissingExtraError
 from service import config_file
+from service.engines import command as engines_command
 
 if TYPE_CHECKING:
     from llmrouter.engine import RoutingEngine
@@ -38,10 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands of ``llmrouter config``."""
     commands = parser.add_subparsers(required=True, metavar="ACTION")
     check = _action(commands, "check", _check, "say everything that is wrong with a configuration, or what it sets up")
-    check.add_argument("--connect", action="store_true", help="also ask every upstream whether it answers")
+    check.add_argument(
+        "--connect", action="store_true", help="also ask every upstream whether it answers, and what it serves"
+    )
     show = _action(commands, "show", _show, "print the configuration as it is in effect, secrets hidden")
     for command in (check, show):
         command.add_argument("--config", type=Path, metavar="FILE", help="YAML (default: the embedded pocket pool)")
+    engines_command.add_arguments(_action(commands, "engines", engines_command.run, engines_command.ABOUT))
     convert = _action(commands, "from-litellm", _from_litellm, "turn a configuration of LiteLLM's proxy into ours")
     convert.add_argument("file", type=Path, metavar="FILE", help="LiteLLM's YAML, with its model_list")
     convert.add_argument("-o", "--out", type=Path, metavar="OUT", help="where to write (default: standard output)")
@@ -82,8 +86,14 @@ def _check(options: argparse.Namespace) -> int:
     variables = list(variables_in(source.read_text(encoding="utf-8"), str(source)))
     for line in summary(settings, engine, variables, os.environ):
         print(line)
+    warnings: list[str] = []
     if options.connect:
         problems += asyncio.run(check_connections(settings))
+        found, warnings, _ = asyncio.run(engines_command.survey(settings))
+        for line in found:
+            print(line)
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     for problem in problems:
         print(f"problem: {problem}", file=sys.stderr)
     print(f"{source} is right" if not problems else f"{source} cannot be put into effect", file=sys.stderr)
@@ -186,7 +196,7 @@ def summary(
         places = f", {len(model.deployments)} deployments" if model.deployments else ""
         yield (
             f"model      {model.name}: {model.backend}{places}, {price.input:g}{cached} in and {price.output:g} out "
-            f"USD per million tokens ({price.source}{dated})"
+            f"USD per million tokens ({price.source}{dated}){_load(model)}"
         )
     if engine is not None:
         known = sum(card.name in engine.trained.models for card in engine.cards)
@@ -209,6 +219,13 @@ def summary(
         is_set = bool(environment.get(variable.name))
         state = "set" if is_set else "not set, the default holds" if variable.has_default else "empty"
         yield f"variable   {variable.name}: {state}"
+
+
+def _load(model: ModelSettings) -> str:
+    if model.load is None:
+        return ""
+    url = model.load.url or f"{(model.base_url or '').rstrip('/')}/load"
+    return f"; decided about by {_masked(url)}, read every {model.load.every_s:g} s"
 
 
 async def check_connections(settings: Settings) -> list[str]:

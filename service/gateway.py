@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from starlette.types import Scope
 
@@ -25,6 +25,7 @@ from service.endpoints import CHAT, Endpoint
 from service.judgements import JudgementStatus
 from service.keys import refusals
 from service.keys.principal import ANONYMOUS, Principal
+from service.loads import Loads
 from service.picking.policy import with_routes
 from service.reservations import Reservations
 from service.resilience.state import Resilience
@@ -69,6 +70,15 @@ class Engine(Protocol):
 
     def route_many(self, requests: Sequence[RoutingRequest], *, neighbours: int = 0) -> list[Decision | LLMRouterError]:
         """Decide for several requests at once."""
+        ...
+
+
+@runtime_checkable
+class FollowsPrices(Protocol):
+    """An engine that can decide by other prices than the configured ones."""
+
+    def at_present(self, cards: Mapping[str, ModelCard]) -> None:
+        """Decide by these cards from the next batch on; see `llmrouter.engine.RoutingEngine.at_present`."""
         ...
 
 
@@ -141,7 +151,13 @@ class Gateway:
             build_backends(settings, self.shared.sessions, self.resilience) if backends is None else backends
         )
         self.shared.open()
-        self.reservations = Reservations(self.shared, self.cards)
+        self.loads: Loads = Loads(
+            settings.answering,
+            self.shared.sessions,
+            use=self._decide_at,
+            reuse=None if reuse is None else reuse.loads,
+        )
+        self.reservations = Reservations(self.shared, self.cards, at_list_price=self.loads.names)
         self.answers = KeptAnswers(
             self.shared.cache,
             self.reservations,
@@ -191,6 +207,10 @@ class Gateway:
                 watch(name, self.learning[name])
         if self.online is not None and self.online.monitor is not None:
             watch("calibration", self.online.calibration_errors)
+        if self.loads.names:
+            watch("load_ages", self.loads.ages)
+            watch("load_failures", self.loads.failures)
+            watch("load_in_use", self.loads.in_use)
 
     # The learning loop
 
@@ -217,6 +237,15 @@ class Gateway:
     def _take_engine(self, engine: Engine) -> None:
         """Decide with another state of the same engine from now on; what is being decided ends with the one it has."""
         self.engine = engine
+
+    def _decide_at(self, cards: Mapping[str, ModelCard]) -> None:
+        """Decide by the cards of the moment, in every lane."""
+        engines: list[Any] = [self.engine]
+        if self.lanes is not None:
+            engines += [self.lanes.canary, None if self.lanes.shadow is None else self.lanes.shadow.engine]
+        for engine in engines:
+            if isinstance(engine, FollowsPrices):
+                engine.at_present(cards)
 
     # What routes ask
 
@@ -428,11 +457,13 @@ class Gateway:
             self.ledger.start()
         if self.lanes is not None:
             self.lanes.start()
+        self.loads.start()
         if self.online is not None:  # the last step: it ends that of the gateway before
             await asyncio.to_thread(self.online.start)
 
     async def retire(self, successor: Gateway, *, within_s: float) -> None:
         """Close what the successor did not take over, once the requests under way have ended (or the time is up)."""
+        await self.loads.aclose()
         await self._settled(within_s)
         for name, backend in self.backends.items():
             if successor.backends.get(name) is not backend:
@@ -446,6 +477,7 @@ class Gateway:
 
     async def aclose(self) -> None:
         """Write out the log and close connections."""
+        await self.loads.aclose()
         await self._settled(0.0)
         for backend in self.backends.values():
             await backend.aclose()

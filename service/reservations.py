@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import Coroutine, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from llmrouter.types import ModelCard, Usage
@@ -27,9 +28,14 @@ class Reservations:
         Holds the limiter and knows who is limited.
     cards : mapping of str to ModelCard
         Pool name -> card, for what a call may cost.
+    at_list_price : set of str
+        Models whose expected cost may follow another price than the one that is charged: nothing is set aside by it.
     """
 
-    def __init__(self, shared: Shared, cards: Mapping[str, ModelCard]) -> None:
+    def __init__(
+        self, shared: Shared, cards: Mapping[str, ModelCard], *, at_list_price: AbstractSet[str] = frozenset()
+    ) -> None:
+        self._at_list_price = at_list_price
         self._shared = shared
         self._limiter = shared.limiter
         self._telemetry = shared.telemetry
@@ -80,6 +86,8 @@ class Reservations:
         output = routing.max_output_tokens
         tokens = routing.prompt_tokens + (output or 0)
         bound = card.price.cost_usd(routing.prompt_tokens, _LIKELY_OUTPUT_TOKENS if output is None else output)
+        if chosen in self._at_list_price:
+            return tokens, bound
         expected = next((e.expected_cost_usd for e in call.decision.ranking if e.model == chosen), math.nan)
         return tokens, bound if math.isnan(expected) else max(expected, bound if output else 0.0)
 

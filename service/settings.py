@@ -28,6 +28,7 @@ from service.endpoints import Served
 from service.keys.settings import AuthSettings
 from service.learning.settings import LearningSettings
 from service.limits.settings import LimitsSettings, RedisSettings
+from service.loads.settings import LoadOption
 from service.models.overlay import Overlay, overlay_path, read_overlay
 from service.picking import checks as picking_checks
 from service.picking.settings import ChooserSettings, RouteSettings
@@ -98,6 +99,9 @@ class ModelSettings(Section):
         Whether the upstream understands ``stream_options.include_usage``; without it streams have no token counts.
     timeouts : TimeoutSettings
         Limits on one call.
+    load : LoadSettings or bool
+        Whether the engine reports its load, ``true`` for ``{}``: decisions then follow its present price and speed in
+        place of `price` and `speed`. Bills and budgets always follow `price`.
     options : mapping
         Further parameters of the backend, e.g. ``reply`` of a scripted one.
     """
@@ -120,6 +124,7 @@ class ModelSettings(Section):
     cache_control: bool = False
     stream_usage: bool = True
     timeouts: TimeoutSettings = TimeoutSettings()
+    load: LoadOption = None
     options: dict[str, Any] = Field(default={}, repr=False)
 
     @property

@@ -16,6 +16,7 @@ from llmrouter.policy._learn_then_test import FloorCalibrator, FloorCertificate
 from llmrouter.policy._quality_floor import QualityFloorPolicy
 from llmrouter.policy._quota import QuotaPolicy
 from llmrouter.policy._ranking import Appraisal, View
+from llmrouter.policy._speeds import LiveSpeed
 from llmrouter.policy._sticky import StickyPolicy
 from llmrouter.policy._subset import SubsetPolicy
 from llmrouter.policy._subset_search import SubsetChoice
@@ -35,6 +36,7 @@ __all__ = [
     "FloorCertificate",
     "LatencyPolicy",
     "Ledger",
+    "LiveSpeed",
     "Policy",
     "QualityFloorPolicy",
     "QuotaPolicy",

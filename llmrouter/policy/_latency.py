@@ -9,7 +9,7 @@ from llmrouter.exceptions import ConfigError
 from llmrouter.policy._base import BasePolicy
 from llmrouter.policy._checks import require
 from llmrouter.policy._ranking import Appraisal, View
-from llmrouter.policy._speeds import FALLBACK_OUTPUT_TOKENS, SpeedTracker
+from llmrouter.policy._speeds import FALLBACK_OUTPUT_TOKENS, LiveSpeed, SpeedTracker
 from llmrouter.policy._wrapping import WrappingPolicy
 from llmrouter.types import Outcome
 
@@ -21,8 +21,9 @@ class LatencyPolicy(WrappingPolicy):
 
     Expected latency is the time to the first token plus, for the total, the expected completion tokens (never more
     than the request allows) over the tokens per second. Both come from the model's card and move with the observed
-    outcomes (`SpeedTracker`). The length of the prompt is not modelled. A model of unknown speed is never ruled out.
-    Where every model is too slow the fastest goes first, with a warning in its reason.
+    outcomes (`SpeedTracker`); the length of the prompt is then not modelled. An engine that reports its speed at the
+    present load (`LiveSpeed`) is taken at its word, prompt included. A model of unknown speed is never ruled out. Where
+    every model is too slow the fastest goes first, with a warning in its reason.
 
     Parameters
     ----------
@@ -86,6 +87,8 @@ class LatencyPolicy(WrappingPolicy):
         speed = self.speeds.speed(view.candidates[position].card)
         if speed is None:
             return None
+        if isinstance(speed, LiveSpeed):
+            speed = speed.after(view.request.prompt_tokens)
         if self.measure == "first_token":
             return speed.time_to_first_token_s
         tokens, most = float(view.estimates.output_tokens[position]), view.request.max_output_tokens

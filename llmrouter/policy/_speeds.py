@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from dataclasses import dataclass
 
 from llmrouter.policy._checks import require
 from llmrouter.types import ModelCard, Outcome, Speed
@@ -13,11 +14,31 @@ FALLBACK_OUTPUT_TOKENS = 256.0
 _LEAST_S = 1e-6
 
 
+@dataclass(frozen=True, slots=True)
+class LiveSpeed(Speed):
+    """How fast an engine says it is at its present load: goes before what outcomes showed of the past.
+
+    Attributes
+    ----------
+    time_to_first_token_s, tokens_per_s : float
+        Without the prompt; both > 0.
+    seconds_per_input_token : float
+        What each token of the prompt adds until the first one of the answer.
+    """
+
+    seconds_per_input_token: float = 0.0
+
+    def after(self, prompt_tokens: int) -> Speed:
+        """Return the speed of an answer to a prompt of that many tokens."""
+        return Speed(self.time_to_first_token_s + prompt_tokens * self.seconds_per_input_token, self.tokens_per_s)
+
+
 class SpeedTracker:
     """Expected latency of each model: exponentially weighted means, in the logarithm, of what was observed.
 
-    A model starts at its card's speed, or at its first observation. Outcomes of streamed calls give both figures;
-    outcomes that hold the total alone scale both by the ratio of observed to expected. Thread-safe.
+    A model starts at its card's speed, or at its first observation; a card whose speed is a `LiveSpeed` is believed.
+    Outcomes of streamed calls give both figures; outcomes that hold the total alone scale both by the ratio of observed
+    to expected. Thread-safe.
 
     Parameters
     ----------
@@ -33,6 +54,8 @@ class SpeedTracker:
 
     def speed(self, card: ModelCard) -> Speed | None:
         """Return what is known of a model; None where nothing is."""
+        if isinstance(card.speed, LiveSpeed):
+            return card.speed
         observed = self._observed.get(card.name)
         if observed is not None:
             return observed

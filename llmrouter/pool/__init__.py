@@ -33,6 +33,7 @@ from llmrouter.pool._http import CALL_HEADERS, HTTPSessions
 from llmrouter.pool._known_model import KnownModel
 from llmrouter.pool._latency import LatencyWindow
 from llmrouter.pool._litellm import LiteLLMBackend
+from llmrouter.pool._load import LoadReading, read_load
 from llmrouter.pool._openai import OpenAIBackend
 from llmrouter.pool._prices import PRICES_VARIABLE, PriceBook, pocket_models
 from llmrouter.pool._race import Abandoned, Ended, Race
@@ -73,6 +74,7 @@ __all__ = [
     "KnownModel",
     "LatencyWindow",
     "LiteLLMBackend",
+    "LoadReading",
     "ModelDifference",
     "OpenAIBackend",
     "PriceBook",
@@ -98,6 +100,7 @@ __all__ = [
     "most_telling",
     "parse_usage",
     "pocket_models",
+    "read_load",
     "recompute_costs",
     "resume_body",
     "retry_after_s",

@@ -191,6 +191,15 @@ def _decision() -> Schema:
     )
     # There only where the configuration has routes.
     decision["properties"]["route"] = pick
+    price = object_of(
+        {"input": "number", "output": "number", "from": {"enum": ["load", "configuration"]}},
+        age_s=nullable("number"),
+        reason={**_STRING, "description": 'Why the engine\'s own price is not used; "" where it is.'},
+        seconds_per_input_token={"type": "number"},
+        seconds_per_output_token={"type": "number"},
+    )
+    # There only where an engine of the pool reports its load; US dollars per million tokens.
+    decision["properties"]["prices"] = {"type": "object", "additionalProperties": price}
     return decision
 
 

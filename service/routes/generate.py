@@ -123,7 +123,7 @@ class GenerationEndpoint:
         call.count_pick()
         call.stages["route"] = time.perf_counter() - before
         if call.chat.control.dry_run:
-            return decision_response(call.decision)
+            return decision_response(call.decision, gateway.loads.account())
         await gateway.reservations.reserve(call)
         try:
             return await (self._streamed(gateway, call) if call.chat.stream else self._whole(gateway, call))

@@ -173,6 +173,15 @@ CALIBRATION_ERROR = Family(
     "gauge",
     merge="max",
 )
+LOAD_AGE = Family("load_age_seconds", "Seconds since an engine's load was last read.", ("model",), "gauge", merge="max")
+LOAD_FAILURES = Family("load_failures_total", "Readings of an engine's load that failed.", ("model",))
+LOAD_IN_USE = Family(
+    "load_price_in_use",
+    "1 while decisions follow the price that the engine reports, 0 while they follow the configured one.",
+    ("model",),
+    "gauge",
+    merge="min",
+)
 SIGNALS = Family(
     "signals_total", "Judgements of answers by the gateway itself, by what became of them.", ("kind", "result")
 )

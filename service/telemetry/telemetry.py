@@ -232,7 +232,8 @@ class Telemetry:
         name : str
             ``log`` (`WriterState`), ``admission`` (`AdmissionState`), ``redis`` (`RedisState`), ``limits``
             (`Limiter.state`), ``resilience`` (`Resilience.state`), ``cache`` (entries, bytes, evictions), ``cooldowns``
-            (model -> seconds left), ``breakers`` (model -> closed, half_open or open) or ``in_flight`` (a number).
+            (model -> seconds left), ``breakers`` (model -> closed, half_open or open), ``load_ages``,
+            ``load_failures``, ``load_in_use`` (`Loads`: model -> a number) or ``in_flight`` (a number).
         read : callable
             Returns the state: a mapping or a dataclass. Called from other threads too, and must not wait.
 

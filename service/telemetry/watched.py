@@ -73,6 +73,9 @@ _PER_MODEL: Mapping[str, Family] = {
     "cooldowns": catalogue.COOLING,
     "breakers": catalogue.BREAKER_STATE,
     "calibration": catalogue.CALIBRATION_ERROR,
+    "load_ages": catalogue.LOAD_AGE,
+    "load_failures": catalogue.LOAD_FAILURES,
+    "load_in_use": catalogue.LOAD_IN_USE,
 }
 _NUMBERS: Mapping[str, Family] = {"in_flight": catalogue.IN_FLIGHT}
 
@@ -161,4 +164,4 @@ def _number(value: Any) -> float:
 def _of_model(name: str, value: Any) -> float:
     if name == "breakers":
         return _BREAKER[str(getattr(value, "value", value))]
-    return float(value) if name == "calibration" else float(value > 0)
+    return float(value > 0) if name == "cooldowns" else float(value)
