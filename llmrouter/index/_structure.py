@@ -176,9 +176,9 @@ def _calibrated(structure: Structure, rows: FloatArray) -> Structure:
     """Return `structure` with the least effort and overfetch that reach the kind's recall on a trial.
 
     The queries are some of the rows, moved away, and, except for graphs, points half way between rows, which where many
-    rows are alike are farther still; what the worse half of them finds counts. Effort and overfetch are doubled, always the one that gains
-    more, and the last doubling of effort is taken back by quarters as far as it goes. Without kept rows nothing can be
-    re-ranked, and fetching more does not help.
+    rows are alike are farther still; what the worse half of them finds counts. Effort and overfetch are doubled, always
+    the one that gains more, and the last doubling of effort is taken back by quarters as far as it goes. Without kept
+    rows nothing can be re-ranked, and fetching more does not help.
     """
     kind = structure.kind
     generator = np.random.default_rng(len(rows))

@@ -8,16 +8,19 @@ request's text does not depend on what else is in the batch.
 >>> [result] = engine.run([GenerationRequest(messages=[{"role": "user", "content": "Hi"}])])    # doctest: +SKIP
 """
 
+from llmrouter.moe._embedding import EmbeddingJob, EmbeddingRequest, EmbeddingResult
 from llmrouter.moe._engine import Engine, EngineStats
 from llmrouter.moe._handle import GenerationHandle
 from llmrouter.moe._load import load_engine
 from llmrouter.moe._meter import Histogram, LoadMeter, LoadReport, MachinePrice, TokenCost, imbalance
 from llmrouter.moe._options import Pruning, Quantization, SelfContrast
+from llmrouter.moe._tools import Tool, ToolCall, ToolCallDelta
 from llmrouter.moe._types import (
     Delta,
     FinishReason,
     GenerationRequest,
     GenerationResult,
+    ResponseFormat,
     SamplingDefaults,
     TokenAlternative,
     TokenLogprob,
@@ -26,6 +29,9 @@ from llmrouter.moe._worker import EngineWorker
 
 __all__ = [
     "Delta",
+    "EmbeddingJob",
+    "EmbeddingRequest",
+    "EmbeddingResult",
     "Engine",
     "EngineStats",
     "EngineWorker",
@@ -39,11 +45,15 @@ __all__ = [
     "MachinePrice",
     "Pruning",
     "Quantization",
+    "ResponseFormat",
     "SamplingDefaults",
     "SelfContrast",
     "TokenAlternative",
     "TokenCost",
     "TokenLogprob",
+    "Tool",
+    "ToolCall",
+    "ToolCallDelta",
     "imbalance",
     "load_engine",
 ]

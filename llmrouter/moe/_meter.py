@@ -134,7 +134,9 @@ class LoadMeter:
         self._batch_rows = _Observations(_ROWS)
         self.input_tokens = 0
         self.output_tokens = 0
-        self.finished: dict[str, int] = {"stop": 0, "length": 0, "failed": 0, "cancelled": 0, "refused": 0}
+        self.finished: dict[str, int] = dict.fromkeys(
+            ("stop", "length", "tool_calls", "embedded", "failed", "cancelled", "refused"), 0
+        )
 
     def generated(self, tokens: int) -> None:
         """Count output tokens."""
@@ -166,7 +168,7 @@ class LoadMeter:
                 self._between_tokens.add(latency)
 
     def ended(self, how: str) -> None:
-        """Count a request that ended: "stop", "length", "failed", "cancelled", or "refused" at the queue."""
+        """Count a request that ended: a finish reason, "embedded", "failed", "cancelled", or "refused" at the queue."""
         with self._lock:
             self.finished[how] += 1
 

@@ -39,11 +39,21 @@ class Choice:
     top: tuple[tuple[int, float], ...] = ()
 
 
-def choose_tokens(logits: torch.Tensor, rows: Sequence[Sampling]) -> list[Choice]:
-    """Choose the next token of every row from logits of shape (len(rows), V), float32."""
-    highest, greedy = logits.max(dim=-1)
-    tokens: list[int] = greedy.tolist()
-    finite: list[bool] = torch.isfinite(highest).tolist()
+def choose_tokens(logits: torch.Tensor, rows: Sequence[Sampling], scores: torch.Tensor | None = None) -> list[Choice]:
+    """Choose the next token of every row.
+
+    Parameters
+    ----------
+    logits : Tensor, shape (len(rows), V), float32
+        The model's; log-probabilities are reported from them.
+    rows : sequence of Sampling
+        How each row is sampled.
+    scores : Tensor, shape (len(rows), V), float32, optional
+        What is chosen from, where it differs from the logits: -inf is never chosen.
+    """
+    scores = logits if scores is None else scores
+    tokens: list[int] = scores.max(dim=-1).indices.tolist()
+    finite: list[bool] = torch.isfinite(logits.amax(dim=-1)).tolist()
     # Two groups, as a row must draw the same token whether or not others in the batch are truncated.
     for truncated in (False, True):
         group = [
@@ -52,12 +62,12 @@ def choose_tokens(logits: torch.Tensor, rows: Sequence[Sampling]) -> list[Choice
             if row.temperature > 0 and finite[index] and row.truncated is truncated
         ]
         if group:
-            drawn = _draw(logits[group], [rows[index] for index in group], truncated=truncated)
+            drawn = _draw(scores[group], [rows[index] for index in group], truncated=truncated)
             for index, token in zip(group, drawn, strict=True):
                 tokens[index] = token
     scored = [index for index, row in enumerate(rows) if row.logprobs and finite[index]]
-    scores = dict(zip(scored, _score(logits, tokens, scored, rows), strict=True)) if scored else {}
-    return [Choice(token, finite[index], *scores.get(index, (None, ()))) for index, token in enumerate(tokens)]
+    reported = dict(zip(scored, _score(logits, tokens, scored, rows), strict=True)) if scored else {}
+    return [Choice(token, finite[index], *reported.get(index, (None, ()))) for index, token in enumerate(tokens)]
 
 
 def _draw(logits: torch.Tensor, rows: Sequence[Sampling], *, truncated: bool) -> list[int]:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from llmrouter.exceptions import LocalModelError
 from llmrouter.moe._handle import GenerationHandle
 from llmrouter.moe._text import TextStream
+from llmrouter.moe._tool_stream import ForcedCall, OfferedCalls
+from llmrouter.moe._tools import ToolCallDelta
 from llmrouter.moe._types import (
     Delta,
     FinishReason,
@@ -20,6 +22,7 @@ from llmrouter.moe._types import (
 from llmrouter.moe._vocabulary import Vocabulary
 
 if TYPE_CHECKING:
+    from llmrouter.moe._adjust import Adjustment
     from llmrouter.moe._sampling import Choice, Sampling
 
 
@@ -40,6 +43,12 @@ class Sequence:
         The model's.
     handle : GenerationHandle
         Receives deltas and outcome.
+    adjustment : Adjustment, optional
+        What changes its logits.
+    calls : ForcedCall or OfferedCalls, optional
+        Reads tool calls in its text.
+    kept_tokens : frozenset of int
+        Special tokens that stay in the text.
     """
 
     def __init__(
@@ -51,16 +60,22 @@ class Sequence:
         max_new_tokens: int,
         vocabulary: Vocabulary,
         handle: GenerationHandle,
+        adjustment: Adjustment | None = None,
+        calls: ForcedCall | OfferedCalls | None = None,
+        kept_tokens: frozenset[int] = frozenset(),
     ) -> None:
         self.prompt = prompt
         self.sampling = sampling
         self.handle = handle
+        self.adjustment = adjustment
         self.last_token = -1
         self.generated = 0
         self.token_interval_s = 0.0  # from the token before, or from acceptance, to the last one
         self._max_new_tokens = max_new_tokens
         self._vocabulary = vocabulary
-        self._text = TextStream(vocabulary, request.stop_strings)
+        self._text = TextStream(vocabulary, request.stop_strings, kept_tokens=kept_tokens)
+        self._calls = calls
+        self._tool_is_named = request.forced_tool is not None
         self._pieces: list[str] = []
         self._waiting_logprobs: deque[tuple[int, TokenLogprob]] = deque()
         self._logprobs: list[TokenLogprob] = []
@@ -71,6 +86,8 @@ class Sequence:
         """Take the next token, pass on what text is final, and return why the sequence has ended, if it has."""
         self.last_token = choice.token
         self.generated += 1
+        if self.adjustment is not None:
+            self.adjustment.accept(choice.token)
         now = time.perf_counter()
         self.token_interval_s, self._last_token_time = now - self._last_token_time, now
         if self._first_token is None:
@@ -80,7 +97,7 @@ class Sequence:
         if choice.logprob is not None:
             self._waiting_logprobs.append((self._text.decoded, self._token_logprob(choice)))
         self._emit(self._text.push(choice.token))
-        if self._text.stopped:
+        if self._text.stopped or self._whole():
             return self._end("stop")
         return self._end("length") if self.generated >= self._max_new_tokens else None
 
@@ -88,11 +105,21 @@ class Sequence:
         """End without a result."""
         self.handle.settle(error)
 
+    def _whole(self) -> bool:
+        """Whether nothing can follow: the grammar's end, or the only call that the answer may have."""
+        if self.adjustment is not None and self.adjustment.finished:
+            return True
+        return self._calls is not None and self._calls.finished
+
     def _end(self, reason: FinishReason) -> FinishReason:
         if not self._text.stopped:
             self._emit(self._text.finish(), final=True)
         if self._text.stopped:  # the end of the text may be what stops it
             reason = "stop"
+        if self._calls is not None:
+            self._pass_on(*self._calls.finish(), [])
+            if self._calls.calls and reason == "stop" and not self._tool_is_named:
+                reason = "tool_calls"
         now = time.perf_counter()
         self.handle.settle(
             GenerationResult(
@@ -103,6 +130,7 @@ class Sequence:
                 logprobs=tuple(self._logprobs) if self.sampling.logprobs else None,
                 latency_s=now - self._accepted,
                 time_to_first_token_s=(self._first_token or now) - self._accepted,
+                tool_calls=self._calls.calls if self._calls is not None else (),
             )
         )
         return reason
@@ -110,11 +138,15 @@ class Sequence:
     def _emit(self, text: str, *, final: bool = False) -> None:
         """Pass on text with the log-probabilities of the tokens that begin in it."""
         ready = self._ready_logprobs(everything=final and not self._text.stopped)
-        if not text and not ready:
+        content, calls = (text, ()) if self._calls is None else self._calls.push(text)
+        self._pass_on(content, calls, ready)
+
+    def _pass_on(self, text: str, calls: tuple[ToolCallDelta, ...], ready: list[TokenLogprob]) -> None:
+        if not text and not ready and not calls:
             return
         self._pieces.append(text)
         self._logprobs += ready
-        self.handle.push(Delta(text, tuple(ready) if self.sampling.logprobs else None))
+        self.handle.push(Delta(text, tuple(ready) if self.sampling.logprobs else None, calls))
 
     def _ready_logprobs(self, *, everything: bool) -> list[TokenLogprob]:
         ready = []

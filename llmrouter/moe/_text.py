@@ -24,10 +24,15 @@ class TextStream:
         Decodes tokens.
     stop_strings : sequence of str
         Generation ends before the first that appears.
+    kept_tokens : frozenset of int
+        Special tokens that stay in the text.
     """
 
-    def __init__(self, vocabulary: Vocabulary, stop_strings: Sequence[str] = ()) -> None:
+    def __init__(
+        self, vocabulary: Vocabulary, stop_strings: Sequence[str] = (), *, kept_tokens: frozenset[int] = frozenset()
+    ) -> None:
         self._vocabulary = vocabulary
+        self._kept_tokens = kept_tokens
         self._stops = tuple(stop_strings)
         # Decoding depends on the tokens before (a leading space, a joined word): decode from a border that is one
         # clean stretch back, and take what comes after that stretch's text.
@@ -52,7 +57,7 @@ class TextStream:
     def _decode(self, *, final: bool) -> str:
         if not self._fresh:
             return ""
-        text = self._vocabulary.decode(self._context + self._fresh)[len(self._context_text) :]
+        text = self._decoded(self._context + self._fresh)[len(self._context_text) :]
         if final or len(self._fresh) >= _MAX_HELD_TOKENS:
             stable = text
         else:
@@ -66,6 +71,9 @@ class TextStream:
         self.decoded += len(new)
         return new
 
+    def _decoded(self, tokens: Sequence[int]) -> str:
+        return self._vocabulary.decode(tokens, kept=self._kept_tokens)
+
     def _move_border(self, text: str) -> None:
         """Count the fresh tokens, whose text is `text`, among the context; shorten it from time to time."""
         if len(self._context) < _CONTEXT_TOKENS:
@@ -73,7 +81,7 @@ class TextStream:
             self._context_text += text
         else:
             self._context = self._fresh
-            self._context_text = self._vocabulary.decode(self._context)
+            self._context_text = self._decoded(self._context)
         self._fresh, self._taken = [], 0
 
     def _release(self, new: str, *, final: bool) -> str:

@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from llmrouter.exceptions import GenerationRequestError
+from llmrouter.moe._tools import Tool, ToolCall, ToolCallDelta, ToolChoice, check_tools
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 MAX_TEMPERATURE = 2.0
 MAX_STOP_STRINGS = 4
 MAX_TOP_LOGPROBS = 20
+MAX_PENALTY = 2.0
+MAX_BIAS = 100.0
+MAX_BIASED_TOKENS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseFormat:
+    """An answer in JSON.
+
+    Attributes
+    ----------
+    schema : mapping, optional
+        The JSON schema it follows; None: any object.
+    strict : bool
+        Refuse a schema that cannot be enforced whole, instead of ignoring the keywords in question.
+    """
+
+    schema: Mapping[str, Any] | None = None
+    strict: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +61,20 @@ class GenerationRequest:
         Report the log-probability of every token of the text, before temperature and truncation.
     top_logprobs : int
         With `logprobs`: also report this many most probable tokens at each place, at most 20.
+    frequency_penalty, presence_penalty : float
+        In [-2, 2]; taken from the logit of a token for each time that it was generated, and once if it was.
+    logit_bias : mapping of int to float
+        Added to the logits of these token ids, each in [-100, 100].
+    response_format : ResponseFormat, optional
+        An answer in JSON; not together with `tools` unless `tool_choice` is "none".
+    tools : sequence of Tool
+        Functions that the model may call; needs `messages`.
+    tool_choice : {"auto", "none", "required"}
+        Whether the model decides, may not, or must call one.
+    forced_tool : str, optional
+        The name of the tool that must be called.
+    parallel_tool_calls : bool
+        Whether an answer may have more than one call; one that must have a call has one.
 
     Raises
     ------
@@ -58,6 +92,14 @@ class GenerationRequest:
     stop: str | Sequence[str] = ()
     logprobs: bool = False
     top_logprobs: int = 0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    response_format: ResponseFormat | None = None
+    tools: Sequence[Tool] = ()
+    tool_choice: ToolChoice = "auto"
+    forced_tool: str | None = None
+    parallel_tool_calls: bool = True
 
     def __post_init__(self) -> None:
         if (self.messages is None) == (self.prompt is None):
@@ -78,6 +120,41 @@ class GenerationRequest:
             raise GenerationRequestError("top_logprobs needs logprobs to be true", param="top_logprobs")
         if len(self.stop_strings) > MAX_STOP_STRINGS or "" in self.stop_strings:
             _refuse("stop", self.stop, f"up to {MAX_STOP_STRINGS} strings, none of them empty")
+        self._check_adjustments()
+        self._check_tools()
+
+    def _check_adjustments(self) -> None:
+        for name in ("frequency_penalty", "presence_penalty"):
+            if not -MAX_PENALTY <= getattr(self, name) <= MAX_PENALTY:
+                _refuse(name, getattr(self, name), f"a number from {-MAX_PENALTY:g} to {MAX_PENALTY:g}")
+        if len(self.logit_bias) > MAX_BIASED_TOKENS:
+            _refuse("logit_bias", f"{len(self.logit_bias)} tokens", f"at most {MAX_BIASED_TOKENS}")
+        for token, bias in self.logit_bias.items():
+            if not -MAX_BIAS <= bias <= MAX_BIAS:
+                _refuse(f"logit_bias[{token}]", bias, f"a number from {-MAX_BIAS:g} to {MAX_BIAS:g}")
+
+    def _check_tools(self) -> None:
+        check_tools(self.tools, self.tool_choice, self.forced_tool)
+        if not self.calls_tools:
+            return
+        if self.messages is None:
+            raise GenerationRequestError("tools need messages; a raw prompt has no place for them", param="tools")
+        if self.response_format is not None:
+            raise GenerationRequestError(
+                "response_format and tools do not go together, as a call is no such answer; "
+                'leave one of them out, or give tool_choice "none"',
+                param="response_format",
+            )
+
+    @property
+    def calls_tools(self) -> bool:
+        """Whether the answer may have tool calls."""
+        return bool(self.tools) and (self.tool_choice != "none" or self.forced_tool is not None)
+
+    @property
+    def must_call(self) -> bool:
+        """Whether the answer must be a tool call."""
+        return self.tool_choice == "required" or self.forced_tool is not None
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
@@ -113,10 +190,14 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of text as it is streamed, and the log-probabilities of the tokens it came from (None: not asked)."""
+    """A piece of text as it is streamed, and the log-probabilities of the tokens it came from (None: not asked).
+
+    With tools also pieces of calls; the log-probabilities are then those of the calls' tokens too.
+    """
 
     text: str
     logprobs: tuple[TokenLogprob, ...] | None = None
+    tool_calls: tuple[ToolCallDelta, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,14 +211,17 @@ class GenerationResult:
     input_tokens, output_tokens : int
         Tokens of the rendered prompt, and tokens generated (an end-of-sequence token and the tokens of a stop
         string count: they were computed).
-    finish_reason : {"stop", "length"}
-        Whether the model (or a stop string) ended it, or `max_tokens` or the context window did.
+    finish_reason : {"stop", "length", "tool_calls"}
+        Whether the model (or a stop string) ended it, or `max_tokens` or the context window did; "tool_calls" if it
+        ended with calls, "stop" all the same where the request named the tool.
     logprobs : tuple of TokenLogprob or None
         One entry for each token of `text`; None where not asked for.
     latency_s : float
         Seconds from acceptance to the last token, waiting included.
     time_to_first_token_s : float
         Seconds from acceptance to the first token.
+    tool_calls : tuple of ToolCall
+        Calls that the model made; their text is not in `text`.
     """
 
     text: str
@@ -147,6 +231,7 @@ class GenerationResult:
     logprobs: tuple[TokenLogprob, ...] | None
     latency_s: float
     time_to_first_token_s: float
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

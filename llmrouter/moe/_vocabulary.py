@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -9,8 +10,9 @@ from functools import cache
 from typing import Any
 
 from llmrouter.exceptions import GenerationRequestError
+from llmrouter.moe._tools import CallFormat, Tool, format_of, takes_calls, takes_tools
+from llmrouter.moe._turns import turns_of, with_tools_described
 
-_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -29,6 +31,8 @@ class Vocabulary:
         self._core = getattr(tokenizer, "backend_tokenizer", None)
         self._lock = threading.Lock()
         self._special = frozenset(tokenizer.all_special_ids)
+        added = self._core.get_added_tokens_decoder() if self._core is not None else {}
+        self._hidden = self._special | {token for token, entry in added.items() if entry.special}
         self._byte_level = "ByteLevel" in str(getattr(self._core, "decoder", ""))
         self._token_texts: dict[int, str] = {}
 
@@ -37,13 +41,33 @@ class Vocabulary:
         """Whether the checkpoint says how a chat is rendered."""
         return bool(self._tokenizer.chat_template)
 
-    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
-        """Return the prompt of a chat, up to where the assistant's answer begins.
+    @property
+    def call_format(self) -> CallFormat:
+        """How the model writes tool calls, by its chat template.
 
         Raises
         ------
         GenerationRequestError
-            If a message has another role or other content than text, or the template refuses the chat.
+            If the template wants a form that is not JSON.
+        """
+        form = format_of(self._template(with_tools=True))
+        if form is None:
+            raise GenerationRequestError(
+                "this model's chat template writes tool calls in a form that this server does not read; "
+                "leave tools out, or serve the model with vLLM or SGLang",
+                param="tools",
+            )
+        return form
+
+    def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Tool] = ()) -> str:
+        """Return the prompt of a chat, up to where the assistant's answer begins.
+
+        Tools go to the template where it takes them, else into a system message.
+
+        Raises
+        ------
+        GenerationRequestError
+            If a message is wrong, or the template refuses the chat.
         """
         from jinja2 import TemplateError
 
@@ -53,14 +77,44 @@ class Vocabulary:
                 "use a chat checkpoint, or give the text as prompt",
                 param="messages",
             )
-        turns = [_plain_turn(message, index) for index, message in enumerate(messages)]
+        template = self._template(with_tools=bool(tools))
+        turns = turns_of(messages, calls_as_text=not takes_calls(template))
+        definitions = None
+        if tools and takes_tools(template):
+            definitions = [tool.definition() for tool in tools]
+        elif tools:
+            turns = with_tools_described(turns, tools)
         try:
-            rendered = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        except TemplateError as error:
+            rendered = self._tokenizer.apply_chat_template(
+                turns, tools=definitions, tokenize=False, add_generation_prompt=True
+            )
+        except (TemplateError, TypeError, ValueError, AttributeError, LookupError) as error:
             raise GenerationRequestError(
                 f"the model's chat template refuses these messages: {error}", param="messages"
             ) from error
         return str(rendered)
+
+    def _template(self, *, with_tools: bool) -> str:
+        template = self._tokenizer.chat_template
+        if isinstance(template, Mapping):  # several by name, as the tokenizer chooses among them
+            name = "tool_use" if with_tools and "tool_use" in template else "default"
+            template = template.get(name)
+        return str(template or "")
+
+    def special_tokens(self, *texts: str) -> frozenset[int]:
+        """Return the ids of those of `texts` that are special tokens."""
+        return frozenset(token for token in self._hidden if self._tokenizer.convert_ids_to_tokens(token) in texts)
+
+    def core_json(self) -> str | None:
+        """Return the content of a tokenizer.json, without padding and truncation, or None if there is no such form."""
+        if self._core is None:
+            return None
+        content = json.loads(self._core.to_str())
+        return json.dumps({**content, "padding": None, "truncation": None})
+
+    def all_token_bytes(self) -> frozenset[bytes]:
+        """Return `token_bytes` of all tokens that are text."""
+        return frozenset(self.token_bytes(token) for token in range(len(self._tokenizer)) if token not in self._hidden)
 
     def encode(self, text: str, *, special_tokens: bool) -> list[int]:
         """Return the token ids of `text`; `special_tokens` adds those that the tokenizer puts around a text."""
@@ -69,12 +123,17 @@ class Vocabulary:
         with self._lock:
             return list(self._tokenizer.encode(text, add_special_tokens=special_tokens))
 
-    def decode(self, tokens: Sequence[int]) -> str:
-        """Return the text of `tokens` without special tokens; incomplete characters become the replacement one."""
+    def decode(self, tokens: Sequence[int], *, kept: frozenset[int] = frozenset()) -> str:
+        """Return the text of `tokens`; incomplete characters become the replacement one.
+
+        Special tokens have no text but for those in `kept`.
+        """
+        if kept:
+            tokens = [token for token in tokens if token in kept or token not in self._hidden]
         if self._core is not None:
-            return str(self._core.decode(list(tokens), skip_special_tokens=True))
+            return str(self._core.decode(list(tokens), skip_special_tokens=not kept))
         with self._lock:
-            return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
+            return str(self._tokenizer.decode(list(tokens), skip_special_tokens=not kept))
 
     def token_bytes(self, token: int) -> bytes:
         """Return the UTF-8 bytes that a token stands for, also where they are a part of a character."""
@@ -93,30 +152,6 @@ class Vocabulary:
     def token_text(self, token: int) -> str:
         """Return `token_bytes` as text, with the replacement character for parts of characters."""
         return self.token_bytes(token).decode(errors="replace")
-
-
-def _plain_turn(message: Mapping[str, Any], index: int) -> dict[str, str]:
-    where = f"messages[{index}]"
-    role = _ROLES.get(message.get("role", ""))
-    if role is None:
-        raise GenerationRequestError(
-            f"{where}.role is {message.get('role')!r}; this model takes {', '.join(_ROLES)}", param=f"{where}.role"
-        )
-    content = message.get("content")
-    if isinstance(content, Sequence) and not isinstance(content, str):
-        content = "".join(_text_of(part, f"{where}.content[{place}]") for place, part in enumerate(content))
-    if not isinstance(content, str):
-        raise GenerationRequestError(
-            f"{where}.content is {content!r}; it must be a string or a list of text parts", param=f"{where}.content"
-        )
-    return {"role": role, "content": content}
-
-
-def _text_of(part: Any, where: str) -> str:
-    if isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str):
-        return str(part["text"])
-    kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-    raise GenerationRequestError(f"{where} is of type {kind!r}; this model takes text only", param=where)
 
 
 @cache

@@ -16,7 +16,7 @@ from llmrouter.exceptions import LLMRouterError
 from llmrouter.moe import Delta, Engine, GenerationHandle, GenerationResult
 from service.moe._errors import APIError, api_error
 from service.moe._schema import CommonBody
-from service.moe._wire import CompletionWriter
+from service.moe._wire import CompletionWriter, delta_of
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -83,7 +83,8 @@ async def _results_unless_disconnected(
 ) -> list[GenerationResult] | None:
     """Return the results, or None (and cancel) if the client hangs up first."""
     results: asyncio.Future[list[GenerationResult]] = asyncio.gather(*(handle.result() for handle in handles))
-    hang_up = asyncio.ensure_future(_disconnected(request))
+    hang_up = asyncio.ensure_future(disconnected(request))
+    results.add_done_callback(seen)
     both: set[asyncio.Future[Any]] = {results, hang_up}
     try:
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
@@ -94,7 +95,14 @@ async def _results_unless_disconnected(
         _cancel(handles)  # of no effect on those that are finished
 
 
-async def _disconnected(request: Request) -> None:
+def seen(results: asyncio.Future[Any]) -> None:
+    """Look at what nobody waits for after a hang-up, or asyncio writes it to the log."""
+    if not results.cancelled():
+        results.exception()
+
+
+async def disconnected(request: Request) -> None:
+    """Return when the client has hung up."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
@@ -129,7 +137,7 @@ async def _events(
                 reason = (await handles[index].result()).finish_reason
                 yield _event(writer.chunk(index, {}, finish_reason=reason))
             else:
-                yield _event(writer.chunk(index, {"content": delta.text}, logprobs=delta.logprobs))
+                yield _event(writer.chunk(index, delta_of(delta), logprobs=delta.logprobs))
         if include_usage:
             yield _event(writer.usage_chunk([await handle.result() for handle in handles]))
         yield _DONE

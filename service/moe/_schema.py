@@ -8,22 +8,20 @@ from typing import Any, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from llmrouter.moe import GenerationRequest
+from service.moe._chat_options import ResponseFormatBody, ToolBody, ToolChoiceBody, offered_tools
 from service.moe._errors import APIError
 
 MAX_CHOICES = 16
 
 Body = TypeVar("Body", bound="CommonBody")
+Checked = TypeVar("Checked", bound=BaseModel)
+
+_ALTERNATIVES = {"str", "float", "int", "NamedTool", "list"}  # in pydantic's places of errors, not of the body
 
 # Parameters that this server does not implement, with the values that ask for nothing.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "logit_bias": ({},),
     "modalities": (["text"],),
     "audio": (),
     "prediction": (),
@@ -46,6 +44,8 @@ class Message(BaseModel):
 
     role: str
     content: str | list[dict[str, Any]] | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
 
 
 class CommonBody(BaseModel):
@@ -63,6 +63,9 @@ class CommonBody(BaseModel):
     top_k: int | None = None  # not OpenAI's; as vLLM takes it
     seed: int | None = None
     stop: str | list[str] | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
     user: str | None = None  # changes nothing about the answer here
 
     @model_validator(mode="after")
@@ -84,7 +87,18 @@ class CommonBody(BaseModel):
             "top_k": self.top_k,
             "seed": None if self.seed is None else self.seed + choice,
             "stop": self.stop or (),
+            "frequency_penalty": self.frequency_penalty or 0.0,
+            "presence_penalty": self.presence_penalty or 0.0,
+            "logit_bias": self._bias(),
         }
+
+    def _bias(self) -> dict[int, float]:
+        bias = {}
+        for token, value in (self.logit_bias or {}).items():
+            if not (token.isascii() and token.isdigit()):
+                raise invalid(f"logit_bias has the key {token[:40]!r}; keys are token ids such as '50'", "logit_bias")
+            bias[int(token)] = value
+        return bias
 
     def generation_requests(self) -> list[GenerationRequest]:
         """Return one request per choice; with a seed, choice i is seeded with ``seed + i``."""
@@ -98,6 +112,10 @@ class ChatBody(CommonBody):
     max_completion_tokens: int | None = Field(default=None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = None
+    response_format: ResponseFormatBody | None = None
+    tools: list[ToolBody] | None = None
+    tool_choice: ToolChoiceBody | None = None
+    parallel_tool_calls: bool | None = None
 
     # Changes nothing about the answer here.
     metadata: dict[str, Any] | None = None
@@ -106,7 +124,6 @@ class ChatBody(CommonBody):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
-    parallel_tool_calls: bool | None = None
 
     @model_validator(mode="after")
     def _check_combinations(self) -> ChatBody:
@@ -123,12 +140,17 @@ class ChatBody(CommonBody):
             If a value is out of range.
         """
         messages = [message.model_dump() for message in self.messages]
+        wanted = None if self.response_format is None else self.response_format.wanted()
+        tools = offered_tools(self.tools, self.tool_choice)
         return [
             GenerationRequest(
                 messages=messages,
                 max_tokens=self.max_completion_tokens if self.max_tokens is None else self.max_tokens,
                 logprobs=bool(self.logprobs),
                 top_logprobs=self.top_logprobs or 0,
+                response_format=wanted,
+                parallel_tool_calls=self.parallel_tool_calls is not False,
+                **tools,
                 **self.sampling(choice),
             )
             for choice in range(self.n or 1)
@@ -154,9 +176,7 @@ def parse_body(kind: type[Body], body: Any, neutral: Mapping[str, tuple[Any, ...
     APIError
         400 with `param` naming the first wrong field.
     """
-    if not isinstance(body, dict):
-        raise APIError(400, f"the body is a JSON {type(body).__name__}; it must be an object")
-    given = {name: value for name, value in body.items() if value is not None}
+    given = _given(body)
     for name in neutral.keys() & given.keys():
         if given[name] not in neutral[name]:
             raise APIError(
@@ -166,10 +186,27 @@ def parse_body(kind: type[Body], body: Any, neutral: Mapping[str, tuple[Any, ...
                 code="unsupported_parameter",
             )
         del given[name]
+    return check_body(kind, given)
+
+
+def check_body(kind: type[Checked], body: Any) -> Checked:
+    """Check a decoded JSON body against `kind`; null is as good as absent.
+
+    Raises
+    ------
+    APIError
+        400 with `param` naming the first wrong field.
+    """
     try:
-        return kind.model_validate(given)
+        return kind.model_validate(_given(body))
     except ValidationError as error:
         raise _translated(error) from error
+
+
+def _given(body: Any) -> dict[str, Any]:
+    if not isinstance(body, dict):
+        raise APIError(400, f"the body is a JSON {type(body).__name__}; it must be an object")
+    return {name: value for name, value in body.items() if value is not None}
 
 
 def invalid(message: str, param: str) -> APIError:
@@ -197,6 +234,6 @@ def _param(location: Sequence[str | int]) -> str:
             path += f"[{step}]"
         elif not path:
             path = step
-        elif step.isidentifier() and step not in {"str", "float", "int"}:
+        elif step.isidentifier() and step not in _ALTERNATIVES:
             path += f".{step}"
     return path

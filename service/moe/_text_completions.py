@@ -18,9 +18,6 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "echo": (False,),
     "suffix": ("",),
     "best_of": (1,),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "logit_bias": ({},),
 }
 
 
@@ -83,7 +80,7 @@ class TextWriter(CompletionWriter):
     def chunk(
         self,
         index: int,
-        delta: dict[str, str],
+        delta: dict[str, Any],
         *,
         logprobs: Sequence[TokenLogprob] | None = None,
         finish_reason: str | None = None,

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from llmrouter.moe import GenerationResult, TokenLogprob
+from llmrouter.moe import Delta, GenerationResult, TokenLogprob
 
 
 class CompletionWriter:
@@ -34,7 +34,7 @@ class CompletionWriter:
         choices = [
             {
                 "index": index,
-                "message": {"role": "assistant", "content": result.text, "refusal": None},
+                "message": _message(result),
                 "logprobs": _logprobs(result.logprobs),
                 "finish_reason": result.finish_reason,
             }
@@ -45,7 +45,7 @@ class CompletionWriter:
     def chunk(
         self,
         index: int,
-        delta: dict[str, str],
+        delta: dict[str, Any],
         *,
         logprobs: Sequence[TokenLogprob] | None = None,
         finish_reason: str | None = None,
@@ -61,6 +61,29 @@ class CompletionWriter:
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self._created, "model": self._model}
+
+
+def delta_of(delta: Delta) -> dict[str, Any]:
+    """Return a piece of a message."""
+    if not delta.tool_calls:
+        return {"content": delta.text}
+    calls = []
+    for call in delta.tool_calls:
+        function = {"name": call.name, "arguments": call.arguments} if call.name else {"arguments": call.arguments}
+        head = {"id": call.id, "type": "function"} if call.id else {}
+        calls.append({"index": call.index, **head, "function": function})
+    return {"tool_calls": calls, **({"content": delta.text} if delta.text else {})}
+
+
+def _message(result: GenerationResult) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": result.text, "refusal": None}
+    if result.tool_calls:
+        message["content"] = result.text or None
+        message["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in result.tool_calls
+        ]
+    return message
 
 
 def usage(results: Sequence[GenerationResult]) -> dict[str, int]:

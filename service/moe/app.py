@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from llmrouter.exceptions import ConfigError, LLMRouterError, UnknownModelError
 from llmrouter.moe import Engine, EngineWorker
 from service.moe._chat import CLIENT_CLOSED_REQUEST, answer, read_json
+from service.moe._embeddings import answer_embeddings, parse_embedding_body
 from service.moe._errors import APIError, api_error
 from service.moe._load_routes import add_load_routes
 from service.moe._schema import parse_chat_body
@@ -92,6 +93,11 @@ def _add_model_routes(app: FastAPI, engines: dict[str, Engine]) -> None:
     async def completions(request: Request) -> Response:
         body = parse_text_body(await read_json(request))
         return await answer(request, body, find(body.model), shape=TextWriter)
+
+    @app.post("/v1/embeddings")
+    async def embeddings(request: Request) -> Response:
+        body = parse_embedding_body(await read_json(request))
+        return await answer_embeddings(request, body, find(body.model))
 
     @app.get("/v1/models")
     async def list_models() -> dict[str, Any]:

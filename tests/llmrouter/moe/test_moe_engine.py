@@ -170,7 +170,8 @@ class TestRequests:
     @pytest.mark.parametrize(
         ("message", "param"),
         [
-            ({"role": "tool", "content": "x"}, "messages[0].role"),
+            ({"role": "tool", "content": "x"}, "messages[0].tool_call_id"),
+            ({"role": "function", "content": "x"}, "messages[0].role"),
             ({"content": "x"}, "messages[0].role"),
             ({"role": "user"}, "messages[0].content"),
             ({"role": "user", "content": 3}, "messages[0].content"),

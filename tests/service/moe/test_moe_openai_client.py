@@ -111,10 +111,9 @@ def test_errors_arrive_as_the_clients_own(client):
             model="tiny-mixtral", messages=[{"role": "user", "content": "fox " * 3000}], stream=True
         )
     assert long.value.code == "context_length_exceeded"
-    tools = [{"type": "function", "function": {"name": "f"}}]
     with pytest.raises(openai.BadRequestError) as unsupported:
-        client.chat.completions.create(model="tiny-mixtral", messages=MESSAGES, tools=tools)
-    assert unsupported.value.param == "tools"
+        client.chat.completions.create(model="tiny-mixtral", messages=MESSAGES, functions=[{"name": "f"}])
+    assert unsupported.value.param == "functions"
 
 
 @pytest.fixture
