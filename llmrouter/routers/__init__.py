@@ -9,7 +9,6 @@ from llmrouter.routers._carrot import CarrotRouter
 from llmrouter.routers._condensed import CondensedKNNRouter
 from llmrouter.routers._contrastive import ContrastiveRouter
 from llmrouter.routers._cscr import CSCRRouter
-from llmrouter.routers._descriptors import Descriptor, ModelDescriptor, OutcomeFingerprint
 from llmrouter.routers._factorisation import FactorisationRouter
 from llmrouter.routers._forest import ForestRouter
 from llmrouter.routers._irt import MIRTRouter, NIRTRouter
@@ -32,6 +31,7 @@ from llmrouter.routers._selection import KNNSelectRouter
 from llmrouter.routers._stack import FullStackRouter, StackRouter
 from llmrouter.routers._svm import SVMRouter
 from llmrouter.routers._two_step import TwoStepRouter
+from llmrouter.routers.descriptors import Descriptor, ModelDescriptor, OutcomeFingerprint
 
 __all__ = [
     "PRESUMED_PROMPTS",

@@ -105,8 +105,15 @@ class SimilarityMap:
         noise = (left + usual) / (float(weight.sum()) + 1.0)
         return self._grown(coefficients, precision, noise, scale)
 
-    def with_typical_model(self, level: float, *, noise: float) -> Self:
-        """Return the maps with one more of which only the usual `level` and slopes are known, worth one prompt each."""
+    def with_typical_model(self, level: float, *, noise: float, at: tuple[float, float] | None = None) -> Self:
+        """Return the maps with one more of which only the usual `level` and slopes are known, worth one prompt each.
+
+        `at` is its own mean similarity and that of all models, over prompts of which `level` is the mean outcome; by
+        default a mean prompt of the known models.
+        """
+        if at is not None:
+            own, usual = np.array([[at[0]]]), np.array([at[1]])
+            level -= float(self.slope @ ((_features(own, usual)[0, 0] - self.centre) / self.spread))
         return self._grown(np.r_[level, self.slope], np.eye(3), noise, 1.0)
 
     def _grown(self, coefficients: FloatArray, precision: FloatArray, noise: float, scale: float) -> Self:

@@ -22,6 +22,7 @@ from llmrouter.outcomes import OutcomeTable
 from llmrouter.routers import CSCRRouter, OutcomeFingerprint, RouterDCRouter, weighted_mean
 from llmrouter.routers._clusters import cosines, nearest_clusters, spherical_kmeans
 from llmrouter.routers._contrastive_loss import CostSpectrum
+from llmrouter.routers.descriptors import MeasuredSpace, load_descriptors
 from llmrouter.types import FloatArray, IntArray
 from training.contrastive import _losses, _modules, _trainer
 from training.contrastive._trainer import TrainingSettings
@@ -95,13 +96,7 @@ def train_cscr(
     learn, held_out = settings.split(len(X))
     costs = _costs(train)
     router = CSCRRouter(**{"costs": costs, **parameters, "seed": settings.seed, "members": 1})
-    once = np.ones(len(learn))
-    fingerprint = OutcomeFingerprint.over(
-        X[learn], once, probes=router.probes, anchors=router.anchors, shrinkage=router.shrinkage, seed=router.seed
-    )
-    if router.centred:
-        fingerprint = fingerprint.centred(X[learn], y[learn], once)
-    vectors = fingerprint.describe(X[learn], y[learn], once)
+    fingerprint, vectors = _described(router, X[learn], y[learn])
     shift = router.gamma if router.cost_sign == "plus" else -router.gamma
     prices = np.zeros(y.shape[1]) if router.costs is None else np.asarray(router.costs, dtype=np.float64)
     spectrum = CostSpectrum.make(prices, bands=router.bands, alpha=router.alpha, tau_min=router.tau_min, shift=shift)
@@ -115,10 +110,12 @@ def train_cscr(
         chosen = torch.as_tensor(batch, device=place)
         return _losses.cost_spectrum_loss(module(inputs[chosen]) @ models.T, relevance[chosen], spectrum)
 
-    module = _modules.head_module(_first_head(router, X.shape[1], fingerprint, settings.seed)).to(place)
+    router.fingerprint_ = fingerprint
+    start = router.first_head(X.shape[1], vectors.shape[1], np.random.default_rng([settings.seed, 4]))
+    module = _modules.head_module(start).to(place)
     identity = {
         "method": "cscr", "encoder": loaded.fingerprint, "probe_set": fingerprint.probe_set,
-        "data": _hash(train), "parameters": _plain(router),
+        "data": _hash(train), "parameters": _plain(router, y.shape[1]),
     }  # fmt: skip
     progress = _trainer.run(
         module, loss_of, rows=(learn, held_out), settings=settings, folder=out, identity=identity, say=say
@@ -202,7 +199,7 @@ def train_routerdc(
 
     identity = {
         "method": "routerdc", "encoder": source.weights_sha256, "longest": longest,
-        "data": _hash(train), "parameters": _plain(router),
+        "data": _hash(train), "parameters": _plain(router, y.shape[1]),
     }  # fmt: skip
     progress = _trainer.run(
         module, loss_of, rows=(learn, held_out), settings=settings, folder=out, identity=identity, say=say
@@ -219,9 +216,21 @@ def train_routerdc(
     return _finished(folder, router, _artifact(train, X, router, "routerdc", out, spec, say), progress, out, identity)
 
 
-def _first_head(router: CSCRRouter, inputs: int, fingerprint: OutcomeFingerprint, seed: int) -> ProjectionHead:
-    router.fingerprint_ = fingerprint
-    return router.first_head(inputs, len(fingerprint.anchors), np.random.default_rng([seed, 4]))
+def _described(
+    router: CSCRRouter, X: FloatArray, y: FloatArray
+) -> tuple[OutcomeFingerprint | MeasuredSpace, FloatArray]:
+    """Return what the router describes models by, and the models' vectors (m, D)."""
+    if router.descriptors is not None:
+        measured = load_descriptors(router.descriptors, y.shape[1])
+        space = MeasuredSpace.over(measured, centred=router.centred, spread=router.spread)
+        return space, space.described(measured)
+    once = np.ones(len(X))
+    outcomes = OutcomeFingerprint.over(
+        X, once, probes=router.probes, anchors=router.anchors, shrinkage=router.shrinkage, seed=router.seed
+    )
+    if router.centred:
+        outcomes = outcomes.centred(X, y, once)
+    return outcomes, outcomes.describe(X, y, once)
 
 
 def _costs(train: OutcomeTable) -> list[float] | None:
@@ -272,10 +281,16 @@ def _drawn(rows: IntArray, most: int, seed: int) -> IntArray:
     return np.sort(np.random.default_rng([seed, 5]).permutation(rows)[:most])
 
 
-def _plain(router: Any) -> dict[str, Any]:
+def _plain(router: Any, models: int) -> dict[str, Any]:
     """Return the parameters that say what is learned; how long is `TrainingSettings`'s."""
     left = {"members", "epochs", "patience", "batch", "learning_rate", "decay", "seed"}
-    return {name: value for name, value in router.get_params().items() if name not in left}
+    plain = {name: value for name, value in router.get_params().items() if name not in left}
+    if plain.get("descriptors") is not None:  # what they are, not where they lie
+        described = load_descriptors(plain["descriptors"], models)
+        plain["descriptors"] = [hashlib.sha256(one.vector.tobytes()).hexdigest()[:16] for one in described]
+    if plain.get("descriptors", 0) is None:  # checkpoints of before there were any go on
+        left = {"descriptors", "spread"}
+    return {name: value for name, value in plain.items() if name not in left}
 
 
 def _hash(train: OutcomeTable) -> str:

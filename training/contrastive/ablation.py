@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,14 @@ from llmrouter._files import json_bytes, write_atomically
 from llmrouter.encoders import encode_cached, load_encoder
 from llmrouter.evaluation import ZeroRouter, aiq, replay, sweep_weights
 from llmrouter.evaluation._crossfit import Fold, make_folds
+from llmrouter.evaluation._fit import priced_tokens
 from llmrouter.evaluation._replay import cheapest_model
 from llmrouter.exceptions import DataError
 from llmrouter.outcomes import OutcomeTable, load_table
 from llmrouter.registry import create, parse_spec
-from llmrouter.routers import fit_pair
-from llmrouter.types import FloatArray
+from llmrouter.routers import RouterPair, fit_pair
+from llmrouter.types import FloatArray, IntArray
+from training.contrastive._kept import Kept
 
 COMPARED = (
     "uniroute:clusters=20",
@@ -39,10 +41,11 @@ COMPARED = (
     "ridge",
 )
 NEAREST = (1, 2, 4, 8)
+Setting = tuple[str, dict[str, Any]]
 PAPER = {"tau_min": 0.05, "start": "random", "hidden": 64}
 
 
-def settings() -> Iterator[tuple[str, dict[str, Any]]]:
+def settings() -> Iterator[Setting]:
     """Yield (part, what differs from the default with costs); None for the costs leaves them out."""
     yield "default", {}
     yield "loss", {"costs": None, "bands": 1, "gamma": 0.0}
@@ -63,8 +66,19 @@ def settings() -> Iterator[tuple[str, dict[str, Any]]]:
     yield "head", {"members": 1}
 
 
-def ablate(table: OutcomeTable, X: FloatArray, *, seed: int = 0) -> list[dict[str, Any]]:
-    """Return one row a setting: its AIQ by both rules, and how it differs from the default fold by fold.
+def ablate(
+    table: OutcomeTable,
+    X: FloatArray,
+    *,
+    listed: Iterable[Setting] | None = None,
+    compared: Sequence[str] | None = None,
+    common: Mapping[str, Any] | None = None,
+    described: Mapping[str, str] | None = None,
+    kept: Kept | None = None,
+    folds_judged: int = 5,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Return one row a setting: its AIQ by both rules, and how it differs from the first one fold by fold.
 
     Parameters
     ----------
@@ -72,6 +86,18 @@ def ablate(table: OutcomeTable, X: FloatArray, *, seed: int = 0) -> list[dict[st
         n training prompts with logged costs.
     X : array of shape (n, d)
         Their embeddings.
+    listed : iterable of (str, dict), optional
+        What is tried, see `settings`, the default.
+    compared : sequence of str, optional
+        Specs of routers beside them (default: `COMPARED`).
+    common : mapping, optional
+        Parameters that all settings have.
+    described : mapping of str to str, optional
+        What a setting's ``descriptors`` stands for: a name for results, the folders for the router.
+    kept : Kept, optional
+        What was measured before the comparison was broken off.
+    folds_judged : int
+        How many of the five folds are held out in turn, at least 2.
     seed : int
         Of the folds.
 
@@ -83,19 +109,32 @@ def ablate(table: OutcomeTable, X: FloatArray, *, seed: int = 0) -> list[dict[st
     complete = np.asarray(np.all(np.isfinite(table.quality) & np.isfinite(table.cost_usd), axis=1), dtype=bool)
     if not complete.any():
         raise DataError(f"{table.name or 'the table'} has no prompt with quality and cost_usd of every model")
-    folds = make_folds(X, complete, seed=seed)
-    costs = [fit_pair(table.select(f.rest), X[f.rest], name="uniroute").cost.predict(X[f.held_out]) for f in folds]
+    folds = make_folds(X, complete, seed=seed)[:folds_judged]
+    pairs = [fit_pair(table.select(fold.rest), X[fold.rest], name="uniroute") for fold in folds]
+    costs = [expected_cost(pair, table, X, f.rest, f.held_out) for pair, f in zip(pairs, folds, strict=True)]
     rows: list[dict[str, Any]] = []
     base: FloatArray | None = None
-    for part, changes in settings():
+    common, described, kept = common or {}, described or {}, kept or Kept()
+    for part, changes in settings() if listed is None else listed:
         started = time.perf_counter()
-        measured = np.array([_judged(table, X, fold, changes, cost) for fold, cost in zip(folds, costs, strict=True)])
+        parameters = {**common, **changes}
+        if parameters.get("descriptors") is not None:
+            parameters["descriptors"] = described[parameters["descriptors"]]
+        found = kept.measured(
+            {"part": part, "changes": changes},
+            lambda: [_judged(table, X, fold, parameters, cost) for fold, cost in zip(folds, costs, strict=True)],  # noqa: B023
+        )
+        measured = np.array(found)
         base = measured if base is None else base
         rows.append(_row(part, changes, measured, base, time.perf_counter() - started))
         print(f"{part:12} {json.dumps(changes):60} calibrated {rows[-1]['calibrated']['aiq']:.4f}", flush=True)
-    for spec in COMPARED:
-        compared = np.array([[_compared(table, X, fold, spec)] for fold in folds])
-        rows.append(_row("compared", {"router": spec}, compared, base if base is not None else compared, 0.0))
+    for spec in COMPARED if compared is None else compared:
+        found = kept.measured(
+            {"part": "compared", "changes": spec},
+            lambda: [[_compared(table, X, fold, spec)] for fold in folds],  # noqa: B023
+        )
+        beside = np.array(found)
+        rows.append(_row("compared", {"router": spec}, beside, base if base is not None else beside, 0.0))
         print(f"{spec}: {rows[-1]['calibrated']['aiq']:.4f}", flush=True)
     return rows
 
@@ -110,19 +149,38 @@ def _judged(
     )
     similarity = router.similarity(X[fold.held_out])
     fixed = np.tile(means, (len(similarity), 1))
-    scores = [_aiq(table, fold, router.predict(X[fold.held_out]), cost), _aiq(table, fold, similarity, fixed)]
+    scores = [fold_aiq(table, fold, router.predict(X[fold.held_out]), cost), fold_aiq(table, fold, similarity, fixed)]
     places = np.argsort(np.argsort(-similarity, axis=1, kind="stable"), axis=1)
-    return scores + [_aiq(table, fold, np.where(places < k, similarity, np.nan), fixed) for k in NEAREST]
+    return scores + [fold_aiq(table, fold, np.where(places < k, similarity, np.nan), fixed) for k in NEAREST]
 
 
 def _compared(table: OutcomeTable, X: FloatArray, fold: Fold, spec: str) -> float:
     name, parameters = parse_spec(spec)
     pair = fit_pair(table.select(fold.rest), X[fold.rest], name=name, parameters=parameters)
-    return _aiq(table, fold, pair.quality.predict(X[fold.held_out]), pair.cost.predict(X[fold.held_out]))
+    cost = expected_cost(pair, table, X, fold.rest, fold.held_out)
+    return fold_aiq(table, fold, pair.quality.predict(X[fold.held_out]), cost)
 
 
-def _aiq(table: OutcomeTable, fold: Fold, expected: FloatArray, expected_cost: FloatArray) -> float:
-    rest, held = fold.rest, fold.held_out
+def fold_aiq(table: OutcomeTable, fold: Fold, expected: FloatArray, expected_cost: FloatArray) -> float:
+    """Return AIQ on a fold, see `split_aiq`."""
+    return split_aiq(table, fold.rest, fold.held_out, expected, expected_cost)
+
+
+def expected_cost(pair: RouterPair, table: OutcomeTable, X: FloatArray, rest: IntArray, held: IntArray) -> FloatArray:
+    """Return the cost in US dollars expected of rows `held`, (n, m), by a pair fitted on `rest`; tokens are priced."""
+    amount = pair.cost.predict(X[held])
+    if pair.cost_unit == "output_tokens":
+        return priced_tokens(amount, table.select(held), train=table.select(rest))
+    return amount
+
+
+def split_aiq(
+    table: OutcomeTable, rest: IntArray, held: IntArray, expected: FloatArray, expected_cost: FloatArray
+) -> float:
+    """Return AIQ on rows `held` of choosing by expected quality and cost, each (n, m), NaN for an unknown model.
+
+    Cost weights and the cheapest model are read from the rows `rest`.
+    """
     quality, cost = table.quality[held], table.cost_usd[held]
     weights, cheapest = sweep_weights(table.cost_usd[rest]), cheapest_model(table.cost_usd[rest], table.quality[rest])
     curve = replay(expected, expected_cost, quality=quality, cost=cost, weights=weights, cheapest=cheapest)

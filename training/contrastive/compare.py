@@ -95,17 +95,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         },
         look_log=chosen.out.parent / "test_looks.jsonl",
     )
-    document = json.dumps(_rounded(results_as_json(result)), allow_nan=False, ensure_ascii=False)
+    document = json.dumps(rounded(results_as_json(result)), allow_nan=False, ensure_ascii=False)
     write_atomically(chosen.out, (document + "\n").encode())
     print(format_result(result))
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
     """Return JSON values with six significant digits: what the figures are worth, and half the size."""
     if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
+        return {key: rounded(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_rounded(item) for item in value]
+        return [rounded(item) for item in value]
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 

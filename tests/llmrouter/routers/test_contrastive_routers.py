@@ -131,7 +131,7 @@ def test_a_descriptor_of_another_probe_set_is_refused():
     router, other = CSCRRouter(probes=8).fit(X, y), CSCRRouter(probes=8, seed=1).fit(X[:150], y[:150])
     mine = router.fingerprint_.one(X, y[:, 0], np.ones(len(X)))
     foreign = other.fingerprint_.one(X, y[:, 0], np.ones(len(X)))
-    with pytest.raises(FingerprintError, match=r"descriptor of the probe set 'outcome-.*probes.*again"):
+    with pytest.raises(FingerprintError, match=r"probe_set 'outcome-.*router's is 'outcome-.*same probes.*again"):
         router.add_described(foreign)
     with pytest.raises(FingerprintError, match="shape"):
         router.add_described(ModelDescriptor(mine.vector[:3], mine.probe_set))

@@ -8,6 +8,7 @@ import pytest
 from llmrouter.exceptions import DataError
 from llmrouter.outcomes import load_table
 from llmrouter.registry import create, parse_spec
+from llmrouter.routers import fit_pair
 from tests.contracts.router_kit import topics
 from training.contrastive import ablation, compare, tasks
 
@@ -105,3 +106,13 @@ def test_tasks_of_the_paper_are_drawn_and_others_are_not():
     assert len(rows) == 3
     assert (rows < 4).all()
     assert sorted(of_task[row] for row in judged) == ["ceval"] * 2 + ["mmlu"] * 2
+
+
+def test_costs_are_expected_in_dollars_where_routers_count_tokens(table):
+    few = table.split("train").select(np.arange(0, 2850, 10))
+    X = np.random.default_rng(0).normal(size=(len(few), 8)).astype(np.float32)
+    rest, held = np.arange(200), np.arange(200, len(few))
+    pair = fit_pair(few.select(rest), X[rest], name="mean")
+    assert pair.cost_unit == "output_tokens"
+    found = ablation.expected_cost(pair, few, X, rest, held)
+    np.testing.assert_allclose(found.mean(axis=0), few.cost_usd[held].mean(axis=0), rtol=0.2)

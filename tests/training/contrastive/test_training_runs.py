@@ -15,6 +15,8 @@ from llmrouter.encoders import HeadEncoder, OnnxEncoder, load_encoder
 from llmrouter.encoders._head import read_head
 from llmrouter.exceptions import ArtifactCorruptError, ConfigError, DataError, EncoderError, FingerprintError
 from llmrouter.outcomes import load_table
+from llmrouter.routers import ModelDescriptor
+from llmrouter.routers.descriptors import load_descriptor, save_descriptor
 from tests.contracts.served_without_torch import check_served_without_torch
 from tests.contracts.tiny_sentence_encoder import save_tiny_bert
 
@@ -31,6 +33,8 @@ import os, signal, sys
 from pathlib import Path
 import numpy as np
 from llmrouter.outcomes import load_table
+from llmrouter.routers import ModelDescriptor
+from llmrouter.routers.descriptors import load_descriptor, save_descriptor
 from training.contrastive import _checkpoint
 from training.contrastive._runs import train_cscr
 from training.contrastive._trainer import TrainingSettings
@@ -190,3 +194,20 @@ def test_an_encoder_is_trained_end_to_end_and_served_as_onnx(table, tmp_path):
     assert (original * after).sum(axis=1).min() > 0.9999
     assert np.isfinite(run.router.predict(after)).all()
     assert run.artifact is not None
+
+
+def test_a_head_is_trained_towards_measured_descriptors(table, tmp_path):
+    rng = np.random.default_rng(0)
+    folders = []
+    for name in table.models:
+        folders.append(str(tmp_path / name))
+        save_descriptor(tmp_path / name, ModelDescriptor(rng.normal(size=20), "probes-20-x", "perplexity"))
+    given = {"descriptors": folders, "spread": True, "hidden": 16}
+    finished = cscr(table, tmp_path / "run", parameters=given)
+    assert finished.router.vectors_.shape == (1, len(folders), 20)
+    finished.router.add_described(load_descriptor(tmp_path / table.models[0]), level=0.5)
+    with pytest.raises(FingerprintError, match="probe_set"):
+        finished.router.add_described(ModelDescriptor(np.ones(20), "probes-20-y", "perplexity"))
+    save_descriptor(tmp_path / table.models[0], ModelDescriptor(np.ones(20), "probes-20-x", "perplexity"))
+    with pytest.raises(FingerprintError, match="parameters was .*descriptors"):
+        cscr(table, tmp_path / "run", parameters=given)

@@ -1,56 +1,21 @@
-"""What a model looks like to a contrastive router: a unit vector over a set of probes.
-
-CSCR (arXiv 2508.12491) takes a model's mean next-token probabilities over probe prompts (logit footprint), or the
-perplexity that a small language model gives its answers to them. Both need answers or logits, which no public set of
-outcomes holds. `OutcomeFingerprint` needs only which probes the model got right; the others would be further
-implementations of `Descriptor`.
-"""
+"""What a model gets right near each probe: a descriptor for where there are scored prompts and nothing else."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, Self, get_args, runtime_checkable
+from typing import Literal, Self, get_args
 
 import numpy as np
 
 from llmrouter.encoders._head import unit
-from llmrouter.exceptions import DataError, FingerprintError
+from llmrouter.exceptions import DataError
 from llmrouter.routers._clusters import spherical_kmeans, unit_rows
+from llmrouter.routers.descriptors._descriptor import ModelDescriptor, check_comparable
 from llmrouter.types import FloatArray
 
 Anchors = Literal["centroids", "prompts"]
-
-
-@dataclass(frozen=True)
-class ModelDescriptor:
-    """One model's descriptor, to be sent from where it was computed to where it is used.
-
-    Attributes
-    ----------
-    vector : array of shape (N,)
-        Unit length, or zero where nothing is known.
-    probe_set : str
-        Names the probes and the kind of descriptor; descriptors of two probe sets cannot be compared.
-    """
-
-    vector: FloatArray
-    probe_set: str
-
-
-@runtime_checkable
-class Descriptor(Protocol):
-    """Computes descriptors of models over one fixed set of probes."""
-
-    @property
-    def probe_set(self) -> str:
-        """Name of the probes and of the kind of descriptor."""
-        ...
-
-    def describe(self, X: FloatArray, y: FloatArray, weight: FloatArray) -> FloatArray:
-        """Return descriptors (m, N) of models with outcomes y (n, m), NaN where unobserved, on prompts X (n, d)."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -139,12 +104,14 @@ class OutcomeFingerprint:
         FingerprintError
             If it was computed over another one.
         """
-        if descriptor.probe_set != self.probe_set or descriptor.vector.shape != (len(self.anchors),):
-            raise FingerprintError(
-                f"descriptor of the probe set {descriptor.probe_set!r} with shape {descriptor.vector.shape}, but the "
-                f"router's is {self.probe_set!r} with {len(self.anchors)} probes; score the model on this router's "
-                "probes and compute the descriptor again"
-            )
+        check_comparable(
+            descriptor,
+            kind="outcome",
+            probe_set=self.probe_set,
+            settings={},
+            length=len(self.anchors),
+            whose="the router's",
+        )
         return np.asarray(descriptor.vector, dtype=np.float64)
 
     def arrays(self) -> dict[str, FloatArray]:
