@@ -13,7 +13,8 @@ from llmrouter.engine import TrainedRouters
 from llmrouter.exceptions import ArtifactError, DataError, UnknownModelError
 from llmrouter.learning._card_prior import CardPrior
 from llmrouter.policy import Calibration
-from llmrouter.routers import BaseRouter, Router
+from llmrouter.routers import BaseRouter, CSCRRouter, Router
+from llmrouter.routers.descriptors import ModelDescriptor
 from llmrouter.types import FloatArray, Price
 
 MOST_EVEN_PROMPTS = 1000
@@ -108,7 +109,14 @@ def with_scored(
     return _described(extended, name, X, scored=scored)
 
 
-def with_prior(trained: TrainedRouters, name: str, prior: CardPrior, X: FloatArray) -> TrainedRouters:
+def with_prior(
+    trained: TrainedRouters,
+    name: str,
+    prior: CardPrior,
+    X: FloatArray,
+    *,
+    descriptor: ModelDescriptor | None = None,
+) -> TrainedRouters:
     """Return routers that know one more model of which nothing was observed, with a wide error.
 
     Parameters
@@ -121,11 +129,16 @@ def with_prior(trained: TrainedRouters, name: str, prior: CardPrior, X: FloatArr
         What its card says; see `card_prior`.
     X : array of shape (n, d)
         Prompts of the traffic.
+    descriptor : ModelDescriptor, optional
+        Says where the model is good, in place of the prior's likeness; for a `CSCRRouter` of measured ones. Other
+        routers leave it aside (`llmrouter.routers.descriptors.likeness` is what they can take from one).
 
     Raises
     ------
     DataError
         If the name is taken, there are no prompts, or a router cannot take in models.
+    FingerprintError
+        If the descriptor cannot be compared with those the router was fitted with.
     """
     _check_new(trained, name)
     if not len(X):
@@ -136,7 +149,10 @@ def with_prior(trained: TrainedRouters, name: str, prior: CardPrior, X: FloatArr
     quality, cost = _base(extended.quality), _base(extended.cost)
     level = min(max(prior.quality, quality.lower_), quality.upper_)
     amount = prior.output_tokens if trained.cost_unit == "output_tokens" else prior.cost_usd
-    quality.add_prior_column(X, level=level, std=prior.std, weights=likeness)
+    if descriptor is not None and isinstance(quality, CSCRRouter):
+        quality.add_described(descriptor, level=level, std=prior.std)
+    else:
+        quality.add_prior_column(X, level=level, std=prior.std, weights=likeness)
     cost.add_prior_column(X, level=amount, std=max(_STD_OF_COST * amount, 1e-12), weights=likeness)
     return _described(extended, name, X, prior=prior)
 

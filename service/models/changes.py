@@ -36,6 +36,7 @@ from llmrouter.learning import (
 )
 from llmrouter.outcomes import OutcomeTable
 from llmrouter.types import FloatArray, Price
+from service.models.described import with_described
 from service.models.overlay import Overlay, locked, read_overlay, write_overlay
 from service.models.places import (
     artifact_folder,
@@ -308,7 +309,11 @@ class Bench:
             facts["evidence"] = list(prior.evidence)
         if wanted.how == "zero-shot":
             assert prior is not None  # noqa: S101 - for the type checker: see above
-            changed = with_prior(trained, name, prior, X)
+            if wanted.descriptor is not None:
+                changed = with_described(trained, name, prior, X, wanted.descriptor, wanted.known)
+                facts["evidence"] += [f"a descriptor ({wanted.descriptor.kind})"]
+            else:
+                changed = with_prior(trained, name, prior, X)
             return changed, {**facts, **_quality_facts(changed, name, X)}
         table, embedded = prepared.table, prepared.X
         if wanted.how == "scores":

@@ -99,6 +99,10 @@ def _add_new_model(parser: argparse.ArgumentParser) -> None:
     card = parser.add_argument_group("what is known beforehand")
     card.add_argument("--card", type=Path, metavar="FILE", help="YAML: family, siblings, scores, known_scores, quality")
     card.add_argument("--siblings", default="", metavar="A,B", help="pool models of its family")
+    card.add_argument("--descriptor", metavar="DIR", help="what it says to probes (training.contrastive.describe)")
+    card.add_argument(
+        "--known", action="append", metavar="NAME=DIR", help="the same of a pool model; twice or more, if not cscr"
+    )
     card.add_argument("--expect", type=float, metavar="Q", help="mean quality that you expect, in [0, 1]")
     _add_yes(parser)
 
@@ -142,6 +146,7 @@ def _reprice(options: argparse.Namespace) -> int:
 
 def _new(options: argparse.Namespace, action: str, name: str) -> int:
     from llmrouter.learning import ProfileSettings, read_lines
+    from service.models.described import read_descriptors
     from service.models.records import Wanted
     from service.models.wanted import card_of
 
@@ -158,6 +163,9 @@ def _new(options: argparse.Namespace, action: str, name: str) -> int:
         described["siblings"] = siblings
     if options.expect is not None:
         described["quality"] = options.expect
+    if options.descriptor is not None and action == "replace":
+        raise ConfigError("is for add; replace --zero-shot expects what the old model did", path="--descriptor")
+    descriptor, known = read_descriptors(options.descriptor, options.known, zero_shot=how == "zero-shot")
     wanted = Wanted(
         action,
         name,
@@ -172,6 +180,8 @@ def _new(options: argparse.Namespace, action: str, name: str) -> int:
         ),
         card=card_of(described) if described else None,
         rows=read_lines(options.scores) if options.scores is not None else (),
+        descriptor=descriptor,
+        known=known,
     )
     return _carry_out(options, wanted)
 

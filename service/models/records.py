@@ -9,6 +9,7 @@ from typing import Any
 
 from llmrouter.learning import Placement, ProfilePlan, ProfileSettings, PublicCard
 from llmrouter.outcomes import OutcomeTable
+from llmrouter.routers.descriptors import ModelDescriptor
 from llmrouter.types import FloatArray
 from service.models.overlay import Overlay
 from service.settings import ModelSettings, Settings
@@ -41,6 +42,10 @@ class Wanted:
         With ``replace`` and ``zero-shot``: how far the new version may lie from the old one.
     price : mapping or None
         With ``reprice``.
+    descriptor : ModelDescriptor or None
+        With ``zero-shot``: what the new model was seen to say to a set of probes.
+    known : mapping of str to ModelDescriptor
+        The same of models of the artifact, for routers that hold no descriptors themselves.
     """
 
     action: str
@@ -52,6 +57,8 @@ class Wanted:
     rows: Sequence[Any] = ()
     std: float = UPGRADE_STD
     price: Mapping[str, Any] | None = None
+    descriptor: ModelDescriptor | None = None
+    known: Mapping[str, ModelDescriptor] = field(default_factory=dict)
 
     @property
     def new_name(self) -> str:

@@ -10,8 +10,10 @@ from trained_pool import MODELS, PRICES, scored, table, trained
 
 from llmrouter import artifact
 from llmrouter.engine import check_trained
-from llmrouter.exceptions import ArtifactError, DataError, UnknownModelError
+from llmrouter.exceptions import ArtifactError, DataError, FingerprintError, UnknownModelError
 from llmrouter.learning import CardPrior, card_prior, replaced, repriced, with_prior, with_scored, without_model
+from llmrouter.routers import CSCRRouter
+from llmrouter.routers.descriptors import ModelDescriptor, save_descriptor
 from llmrouter.types import Price
 
 PRIOR = CardPrior(quality=0.7, std=0.2, output_tokens=25.0, cost_usd=3e-5, token_ratio=1.2, likeness={"large": 1.0})
@@ -69,6 +71,27 @@ def test_a_prior_counts_as_a_few_prompts(base, X):
     assert held.mean_quality["new"] < plain.mean_quality["new"]
     much = scored(200, level=1.0)
     assert with_scored(base, "new", much, X, prior=low).mean_quality["new"] > 0.85
+
+
+def test_a_contrastive_router_reads_from_a_descriptor_where_the_new_model_is_good(base, X, tmp_path):
+    def described(name, vector):
+        return ModelDescriptor(np.asarray(vector), probe_set="p", kind="logit", settings={}, provenance={"model": name})
+
+    places = np.eye(3) + 0.1
+    for name, vector in zip(MODELS, places, strict=True):
+        save_descriptor(tmp_path / name, described(name, vector))
+    outcomes = (np.random.default_rng(0).random((len(X), 3)) < base.quality.predict(X)).astype(float)
+    router = CSCRRouter(descriptors=[str(tmp_path / name) for name in MODELS], members=1).fit(X, outcomes)
+    routers, twin = dataclasses.replace(base, quality=router), described("new", places[1] + [0.02, 0.0, 0.02])
+    believed = with_prior(routers, "new", PRIOR, X, descriptor=twin)
+    check_trained(believed)
+    similarity = believed.quality.similarity(X)
+    assert np.corrcoef(similarity[:, 3], similarity[:, 1])[0, 1] > 0.95
+    assert believed.quality.predict(X)[:, 3].mean() == pytest.approx(PRIOR.quality, abs=0.05)
+    np.testing.assert_array_equal(believed.quality.predict(X)[:, :3], router.predict(X))
+    assert router.n_models_ == 3
+    with pytest.raises(FingerprintError, match="probe_set"):
+        with_prior(routers, "new", PRIOR, X, descriptor=dataclasses.replace(twin, probe_set="other"))
 
 
 def test_a_better_model_becomes_the_best_single_one_and_a_believed_one_does_not(base, X):

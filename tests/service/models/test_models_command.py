@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 
+import numpy as np
 import pytest
 import yaml
 from contracts.misbehaving_upstream import completion
@@ -12,6 +13,7 @@ from gateway_process import MODELS, SUMS, WORDS, make_artifact, write_config
 from llmrouter import artifact
 from llmrouter.cli import main
 from llmrouter.outcomes import SQLiteOutcomeStore
+from llmrouter.routers.descriptors import ModelDescriptor, save_descriptor
 from llmrouter.types import Outcome
 from service.models.overlay import read_overlay
 from service.settings import build_engine, load_settings
@@ -153,6 +155,50 @@ def test_zero_shot_asks_nothing_and_is_unsure(place, capsys, upstream):
     assert upstream.exchanges == []
     assert document["standard_error"] >= 0.12
     assert any("public scores beside 2" in line for line in document["evidence"])
+
+
+def descriptor(folder, name, *vector, probes="p"):
+    made = ModelDescriptor(
+        np.asarray(vector), probe_set=probes, kind="perplexity", settings={"scorer": "s"}, provenance={"model": name}
+    )
+    save_descriptor(folder / name, made)
+    return str(folder / name)
+
+
+def test_a_descriptor_says_where_a_model_is_good_before_it_answered_anything(place, capsys, upstream, tmp_path):
+    """Alpha does sums, beta words; the new model says to the probes what alpha says."""
+    others = [
+        f"--known={name}={descriptor(tmp_path, name, *vector)}"
+        for name, vector in {"alpha": (1.0, 0.1), "beta": (0.1, 1.0)}.items()
+    ]
+    own = descriptor(tmp_path, "gamma", 0.9, 0.2)
+    assert new(place, "--zero-shot", "--descriptor", own, *others, "--yes", "--json") == 0
+    assert "a descriptor (perplexity)" in shown(capsys)["evidence"]
+    assert upstream.exchanges == []
+    engine = build_engine(load_settings(place))
+    sums, words = engine.encoder.encode(["What is 5 plus 9?"]), engine.encoder.encode(["Write the word lamp backwards"])
+    alpha, beta, gamma = engine.trained.quality.predict(sums)[0] - engine.trained.quality.predict(words)[0]
+    assert alpha > 0.1 > -0.1 > beta
+    assert gamma > 0.1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--zero-shot", "--known", "alpha=x"], "give the new one's as --descriptor DIR"),
+        (["--profile", "5", "--descriptor", "x"], "is for --zero-shot"),
+        (["--zero-shot", "--descriptor", "{own}", "--known", "alpha"], "must be NAME=DIR; got 'alpha'"),
+        (["--zero-shot", "--descriptor", "{own}"], "give those of at least 2 of its models (alpha, beta)"),
+        (["--zero-shot", "--descriptor", "nowhere"], "holds no descriptor"),
+        (["--zero-shot", "--descriptor", "{own}", "--known", "delta={own}", "--known", "beta={own}"], "delta"),
+        (["--zero-shot", "--descriptor", "{own}", "--known", "alpha={far}", "--known", "beta={own}"], "probe"),
+    ],
+)
+def test_descriptors_that_do_not_fit_are_refused(place, capsys, tmp_path, arguments, said):
+    folders = {"own": descriptor(tmp_path, "gamma", 0.9, 0.2), "far": descriptor(tmp_path, "far", 1.0, 0.0, probes="q")}
+    assert new(place, *(argument.format(**folders) for argument in arguments), "--yes") != 0
+    assert said in capsys.readouterr().err
+    assert not (place.parent / "models.yaml").exists()
 
 
 def test_what_was_believed_is_learned_from_the_log_later(place, capsys):
