@@ -118,13 +118,24 @@ def test_serve_without_a_configuration(tmp_path: Path) -> None:
                 model="auto", stream=True, messages=[{"role": "user", "content": "Write cat in upper case"}]
             )
             assert "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+            schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+            schema["additionalProperties"] = False  # left free, so small a model goes on with properties of its own
+            held = client.chat.completions.create(
+                model="auto",
+                messages=[{"role": "user", "content": "What is 12 plus 7?"}],
+                response_format={"type": "json_schema", "json_schema": {"name": "number", "schema": schema}},
+                max_tokens=60,
+            )
+            assert isinstance(json.loads(held.choices[0].message.content or "")["n"], int)
+            assert len(client.embeddings.create(model="pocket-words", input="cat").data[0].embedding) > 1
         assert len(models) >= 2, "prompts of different kinds go to different models"
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
         assert not psutil.pid_exists(child.pid), "the pocket pool is stopped too"
     outcomes = list(SQLiteOutcomeStore(tmp_path / "outcomes.db").scan())
-    assert [outcome.status for outcome in outcomes] == ["ok"] * (len(QUESTIONS) + 1)
-    assert all(outcome.cost_usd and outcome.output_tokens for outcome in outcomes)
+    assert [outcome.status for outcome in outcomes] == ["ok"] * (len(QUESTIONS) + 3)
+    assert all(outcome.cost_usd for outcome in outcomes)
+    assert all(outcome.output_tokens for outcome in outcomes[:-1]), "an embedding has none"
 
 
 @pytest.mark.slow

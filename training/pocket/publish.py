@@ -8,10 +8,14 @@ from pathlib import Path
 from training.pocket.specifications import OUTPUT_RATIO, SPECIFICATIONS, USD_PER_MILLION_ACTIVE
 
 
+CAPABILITIES = ("json_schema", "logprobs", "tools")
+"""What the server of local models offers for each of them; how well they use it is another matter."""
+
+
 def publish(assets: Path) -> Path:
     """Write ``pool.json`` from the ``pocket.json`` of every checkpoint that is there; return its path."""
     models = [
-        json.loads((assets / name / "pocket.json").read_text())
+        {**json.loads((assets / name / "pocket.json").read_text()), "capabilities": list(CAPABILITIES)}
         for name in SPECIFICATIONS
         if (assets / name / "pocket.json").exists()
     ]
