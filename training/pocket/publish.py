@@ -7,7 +7,6 @@ from pathlib import Path
 
 from training.pocket.specifications import OUTPUT_RATIO, SPECIFICATIONS, USD_PER_MILLION_ACTIVE
 
-
 CAPABILITIES = ("json_schema", "logprobs", "tools")
 """What the server of local models offers for each of them; how well they use it is another matter."""
 
