@@ -16,8 +16,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,18 +83,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ]
         if len(cores) > 1:
             os.sched_setaffinity(0, cores[1:])
-        texts = {server.name: asyncio.run(_answers(server.server, questions[:20])) for server in servers}
+        texts = {server.name: asyncio.run(_answers(server, questions[:20])) for server in servers}
         for server in servers:
-            server.server.process.pause()
+            server.process.pause()
         for number in range(options.rounds):
             for clients in options.clients:
                 for one in rng.sample(servers, len(servers)):
-                    one.server.process.resume()
-                    asyncio.run(_load(one.server, questions, clients, 0.5))
-                    before = one.server.process.usage()
-                    found = asyncio.run(_load(one.server, questions, clients, options.seconds))
-                    used = one.server.process.usage()
-                    one.server.process.pause()
+                    one.process.resume()
+                    asyncio.run(_load(one, questions, clients, 0.5))
+                    before = one.process.usage()
+                    found = asyncio.run(_load(one, questions, clients, options.seconds))
+                    used = one.process.usage()
+                    one.process.pause()
                     row = {"server": one.name, "round": number, "clients": clients, **found}
                     row |= {"cpu_s": used.cpu_s - before.cpu_s, "rss_mib": used.rss_bytes / 2**20}
                     rows.append(row)
@@ -145,39 +145,24 @@ def ratio_of(rows: Sequence[Mapping[str, Any]], clients: int) -> float:
     return float(statistics.median(rate[number, OURS] / rate[number, THEIRS] for number in rounds))
 
 
-class _started:  # noqa: N801 - used as a function
+@contextmanager
+def _started(name: str, folder: Path, place: Path, core: int, peer_path: Path | None) -> Iterator[Server]:
     """Start a server and wait until it answers; stop it at the end."""
-
-    def __init__(self, name: str, folder: Path, place: Path, core: int, peer_path: Path | None) -> None:
-        self.name = name
-        port = free_port()
-        model = folder.name
-        environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        if name == OURS:
-            command = [sys.executable, "-m", "service.moe", "--model", f"{model}={folder}", "--port", str(port)]
-        else:
-            model = str(folder)
-            command = [str(Path(sys.executable).with_name("transformers")), "serve", model, "--continuous-batching"]
-            command += ["--device", "cpu", "--host", "127.0.0.1", "--port", str(port)]
-            if peer_path is not None:
-                earlier = os.environ.get("PYTHONPATH")
-                environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(peer_path), earlier]))
-        log = place / f"{'ours' if name == OURS else 'theirs'}.txt"
-        process = ManagedProcess(command, log=log, core=core, environment=environment)
-        base = f"http://127.0.0.1:{port}"
-        self._ready = f"{base}/{'readyz' if name == OURS else 'health'}"
-        self.server = Server(name, f"{base}/v1/chat/completions", model, process)
-
-    def __enter__(self) -> _started:
-        try:
-            self.server.process.wait_ready(self._ready, timeout_s=_START_S)
-        except BaseException:
-            self.server.process.stop()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.server.process.stop()
+    port = free_port()
+    model, ready, log = folder.name, "readyz", "ours.txt"
+    environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "service.moe", "--model", f"{model}={folder}", "--port", str(port)]
+    if name == THEIRS:
+        model, ready, log = str(folder), "health", "theirs.txt"
+        command = [str(Path(sys.executable).with_name("transformers")), "serve", model, "--continuous-batching"]
+        command += ["--device", "cpu", "--host", "127.0.0.1", "--port", str(port)]
+        if peer_path is not None:
+            earlier = os.environ.get("PYTHONPATH")
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(peer_path), earlier]))
+    base = f"http://127.0.0.1:{port}"
+    with ManagedProcess(command, log=place / log, core=core, environment=environment) as process:
+        process.wait_ready(f"{base}/{ready}", timeout_s=_START_S)
+        yield Server(name, f"{base}/v1/chat/completions", model, process)
 
 
 async def _answers(server: Server, questions: Sequence[str]) -> list[str]:
