@@ -11,9 +11,11 @@ request's text does not depend on what else is in the batch.
 from llmrouter.moe._embedding import EmbeddingJob, EmbeddingRequest, EmbeddingResult
 from llmrouter.moe._engine import Engine, EngineStats
 from llmrouter.moe._handle import GenerationHandle
+from llmrouter.moe._layer_load import LayerLoad, imbalance
 from llmrouter.moe._load import load_engine
-from llmrouter.moe._meter import Histogram, LoadMeter, LoadReport, MachinePrice, TokenCost, imbalance
+from llmrouter.moe._meter import Histogram, LoadMeter, LoadReport, MachinePrice, TokenCost
 from llmrouter.moe._options import Pruning, Quantization, SelfContrast
+from llmrouter.moe._step_cost import StepTime
 from llmrouter.moe._tools import Tool, ToolCall, ToolCallDelta
 from llmrouter.moe._types import (
     Delta,
@@ -40,6 +42,7 @@ __all__ = [
     "GenerationRequest",
     "GenerationResult",
     "Histogram",
+    "LayerLoad",
     "LoadMeter",
     "LoadReport",
     "MachinePrice",
@@ -48,6 +51,7 @@ __all__ = [
     "ResponseFormat",
     "SamplingDefaults",
     "SelfContrast",
+    "StepTime",
     "TokenAlternative",
     "TokenCost",
     "TokenLogprob",

@@ -18,6 +18,8 @@ RULED_OUT = -9999.0
 class ContrastBatch:
     """Two running batches of one model, as one; used like `RunningBatch`.
 
+    Routing hooks of the caller see the strong side only: a token counts once, by the experts that the model chose.
+
     Parameters
     ----------
     model : transformers.PreTrainedModel
@@ -39,13 +41,13 @@ class ContrastBatch:
     def prefill(self, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
         """Append rows for `prompts`, longest first, and return the contrasted scores after each."""
         strong = self._strong.prefill(prompts)
-        with routing_hooks(self._one_rank):
+        with routing_hooks(self._one_rank, alone=True):
             return contrasted(strong, self._weak.prefill(prompts), self._contrast)
 
     def decode(self, tokens: Sequence[int]) -> torch.Tensor:
         """Append one token to every row and return the next contrasted scores."""
         strong = self._strong.decode(tokens)
-        with routing_hooks(self._one_rank):
+        with routing_hooks(self._one_rank, alone=True):
             return contrasted(strong, self._weak.decode(tokens), self._contrast)
 
     def remove(self, row: int) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -216,7 +217,7 @@ def embed(model: Any, inputs: Sequence[Sequence[int]], kind: EmbeddingKind, *, a
     import torch
 
     # Of one length, so there is no padding, and no row sees anything of another.
-    with torch.inference_mode():
+    with torch.inference_mode(), _recorded_logits(model) as own_routers:
         output = model.get_decoder()(
             input_ids=torch.tensor(inputs, device=model.device),
             use_cache=False,
@@ -225,7 +226,7 @@ def embed(model: Any, inputs: Sequence[Sequence[int]], kind: EmbeddingKind, *, a
         hidden = output.last_hidden_state[:, -1].double()
         if kind == "hidden":
             return _unit(hidden).float().cpu().numpy()
-        routing = _routing(output, len(inputs))
+        routing = _routing(own_routers or getattr(output, "router_logits", None), len(inputs))
         if kind == "routing":
             return _unit(routing).float().cpu().numpy()
         if kind == "sum":
@@ -234,11 +235,27 @@ def embed(model: Any, inputs: Sequence[Sequence[int]], kind: EmbeddingKind, *, a
         return vectors
 
 
-def _routing(output: Any, count: int) -> torch.Tensor:
+@contextlib.contextmanager
+def _recorded_logits(model: Any) -> Iterator[list[torch.Tensor]]:
+    """Collect the logits of routers of ours by layer: Hugging Face records those of its own classes only."""
+    from llmrouter.moe.routing import routers_of
+
+    recorded: list[torch.Tensor] = []
+    hooks = [
+        router.register_forward_hook(lambda _, __, output: recorded.append(output[0])) for router in routers_of(model)
+    ]
+    try:
+        yield recorded
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _routing(router_logits: Sequence[torch.Tensor | None] | None, count: int) -> torch.Tensor:
     """Return the routers' probabilities for the last token, layer after layer, shape (count, sum of experts)."""
     import torch
 
-    layers = [logits for logits in getattr(output, "router_logits", None) or () if logits is not None]
+    layers = [logits for logits in router_logits or () if logits is not None]
     if not layers:
         raise GenerationRequestError(
             "this model does not tell the weights of its routers; give moee: hidden", param="moee"

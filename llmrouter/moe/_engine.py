@@ -11,6 +11,7 @@ from llmrouter.exceptions import EngineStoppedError, QueueFullError
 from llmrouter.moe._embedding import EmbeddingJob, EmbeddingQueue, EmbeddingRequest
 from llmrouter.moe._grammar import GrammarMaker
 from llmrouter.moe._handle import GenerationHandle
+from llmrouter.moe._layer_load import LayerLoad
 from llmrouter.moe._meter import LoadReport, MachinePrice
 from llmrouter.moe._options import SelfContrast
 from llmrouter.moe._prepare import prepared
@@ -127,9 +128,13 @@ class Engine(BatchSteps):
         stats = self.stats()
         return self.meter.report(self.price, running=stats.running, waiting=stats.waiting, max_batch=self.max_batch)
 
-    def expert_load(self) -> dict[str, list[int]]:
-        """Return how often decoding chose each expert, by layer (empty if the experts are not ours)."""
-        return self._expert_load.counts()
+    def expert_load(self) -> dict[str, LayerLoad]:
+        """Return how often decoding chose each expert, by layer (empty if the experts are not ours).
+
+        Counted is what the routers chose, before a `reduction` leaves some out; under self-contrast, the model's own
+        choice and not that of its weak side.
+        """
+        return self._expert_load.loads()
 
     def run(self, requests: SequenceOf[GenerationRequest]) -> list[GenerationResult]:
         """Generate for all `requests` and return the results in their order; waits, without a limit to the queue.

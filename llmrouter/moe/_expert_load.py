@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from llmrouter.moe._layer_load import LayerLoad
 from llmrouter.moe.experts import Routed
 from llmrouter.moe.experts._weights import expert_count
 
@@ -16,6 +17,7 @@ class ExpertLoad:
     def __init__(self, model: Any) -> None:
         self._names = {id(module): name for name, module in model.named_modules()}
         self._counts: dict[int, torch.Tensor] = {}
+        self._routed: dict[int, int] = {}
 
     def __call__(self, module: Any, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> Routed:
         """Count the chosen experts."""
@@ -26,8 +28,12 @@ class ExpertLoad:
             counts = self._counts[id(module)] = torch.zeros(size, dtype=torch.long, device=hidden.device)
         flat = index.reshape(-1).clamp(max=len(counts) - 1)
         counts.scatter_add_(0, flat, torch.ones_like(flat))
+        self._routed[id(module)] = self._routed.get(id(module), 0) + len(index)
         return index, weights
 
-    def counts(self) -> dict[str, list[int]]:
-        """Return the tokens of each expert, by the layer's name."""
-        return {self._names[key]: counts.tolist()[:-1] for key, counts in list(self._counts.items())}
+    def loads(self) -> dict[str, LayerLoad]:
+        """Return the loads by the layer's name."""
+        return {
+            self._names[key]: LayerLoad(counts.tolist()[:-1], self._routed.get(key, 0))
+            for key, counts in list(self._counts.items())
+        }

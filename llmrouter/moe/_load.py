@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +13,14 @@ from llmrouter.exceptions import CheckpointError, MissingExtraError
 from llmrouter.moe._engine import Engine
 from llmrouter.moe._meter import MachinePrice
 from llmrouter.moe._options import Pruning, Quantization, SelfContrast
+from llmrouter.moe._routing import declared_routing, refuse_unfit, weights_loader
 from llmrouter.moe._shaping import check_contrast, choose_experts, quantize_experts, remove_experts, translated
 from llmrouter.moe._types import SamplingDefaults
 from llmrouter.moe._vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from llmrouter.moe.experts import Reduction
+    from llmrouter.moe.routing import RoutingSettings
 
 # Where the configurations of Hugging Face's mixture-of-experts classes say how many experts a layer has.
 _EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
@@ -50,6 +52,7 @@ def load_engine(
     ----------
     path_or_id : str or path
         Folder with config.json, safetensors and tokenizer files, or a hub id. Code from a checkpoint is never run.
+        A field ``llmrouter_routing`` in config.json names another router than the class's (`llmrouter.moe.routing`).
     name : str, optional
         The name under which it is served; by default the folder's name or the hub id.
     device : str
@@ -89,7 +92,8 @@ def load_engine(
     Raises
     ------
     CheckpointError
-        If it does not exist, is damaged or incomplete, has no experts, or has layers the engine cannot batch.
+        If it does not exist, is damaged or incomplete, has no experts, has layers the engine cannot batch, or an option
+        does not go with it.
     MissingExtraError
         If torch or transformers is not installed.
     """
@@ -100,9 +104,11 @@ def load_engine(
     with _quiet_loading():
         config = _load_config(source)
         _check_architecture(source, config, allow_dense=allow_dense)
+        routing = declared_routing(source, config)
+        refuse_unfit(source, routing, experts=experts, reduction=reduction, prune=prune, contrast=contrast)
         tokenizer = _load_tokenizer(source)
         generation_config = _load_generation_config(source)
-        model = _load_model(source, config, device=device, dtype=dtype)
+        model = _load_model(source, config, routing, device=device, dtype=dtype)
         choose_experts(source, model, experts, deterministic=deterministic, reduction=reduction)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         raise CheckpointError(
@@ -186,29 +192,36 @@ def _load_tokenizer(source: str) -> Any:
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
 
 
-def _load_model(source: str, config: Any, *, device: str, dtype: str) -> Any:
+def _load_model(source: str, config: Any, routing: RoutingSettings | None, *, device: str, dtype: str) -> Any:
     import torch
-    from transformers import AutoModelForCausalLM
 
     with translated(source, "weights"):
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if dtype == "auto" and torch.device(device).type == "cpu":
             dtype = "float32"
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = weights_loader(config, routing)(
             source,
             config=config,
             dtype=dtype if dtype == "auto" else getattr(torch, dtype),
             trust_remote_code=False,
             use_safetensors=True,
+            ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-        # Hugging Face fills what is missing with random numbers and says so in the log only.
-        wrong = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
-        if wrong:
-            more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-            raise CheckpointError(f"{source}: the checkpoint lacks weights: {', '.join(wrong[:3])}{more}")
+        # Hugging Face fills what is missing or does not fit with random numbers and says so in the log only.
+        if wrong := [
+            f"{name} is {tuple(found)}, not {tuple(wanted)}"
+            for name, found, wanted in sorted(report["mismatched_keys"])
+        ]:
+            raise CheckpointError(f"{source}: weights do not fit config.json: {_some(wrong)}")
+        if missing := sorted(map(str, report["missing_keys"])):
+            raise CheckpointError(f"{source}: the checkpoint lacks weights: {_some(missing)}")
         return model.to(device).eval()
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _load_generation_config(source: str) -> Mapping[str, Any] | None:

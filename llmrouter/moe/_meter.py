@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import bisect
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from llmrouter.exceptions import ConfigError
+from llmrouter.moe._step_cost import Company, StepFit, StepTime
 
 _FORGET = 0.99  # weight of the past at each step: the last few hundred steps count
-_SPREAD = 0.05  # least variance of the batch size from which a slope is read
 _SECONDS_AN_HOUR = 3600.0
 _JOULES_A_KWH = 3.6e6
 _LATENCIES_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -74,20 +75,26 @@ class LoadReport:
     running, waiting : int
         Requests generating and in the queue.
     measured : bool
-        Whether the slope of the marginal cost was measured; else batches of one size only were seen, and the marginal
-        cost is the average one, its upper bound.
+        Whether the parts of a step were measured; else batches of one size only were seen, and `output` is an equal
+        share of such a step at any load.
+    company : float
+        Requests that are expected to share a step with one that comes now, itself included: the recent mean.
+    step : StepTime or None
+        What a step takes by its rows.
     seconds_per_input_token, seconds_per_output_token : float or None
         Time that one more request would take for a token, other models of the process included; None before the first
         measurement.
     input, output : TokenCost or None
-        Cost of one more token, at the margin.
+        Cost of one more token; of an output token its own seconds and its share of the step's fixed part.
     average_output : TokenCost or None
-        Cost of an output token if those running share the machine's time.
+        Cost of an output token if exactly those running share the machine's time.
     """
 
     running: int
     waiting: int
     measured: bool
+    company: float
+    step: StepTime | None
     seconds_per_input_token: float | None
     seconds_per_output_token: float | None
     input: TokenCost | None
@@ -121,12 +128,28 @@ class _Observations:
 class LoadMeter:
     """Measurements of one engine's steps; written by its worker, read from anywhere.
 
-    The time of a decoding step is fitted as ``fixed + slope * rows`` over the last steps, weighted towards the newest.
+    The time of a decoding step is fitted as ``fixed + slope * rows``. A token costs ``slope + fixed / company``, where
+    company is the recent mean of requests that generate, an idle machine counted as one. On a machine that idles that
+    is the whole step; in company it falls, and never to nothing; and it moves as slowly as the mean. While the load is
+    steady, what all tokens are said to cost comes to the time that the machine computed. The margin in the strict
+    sense, `slope`, leaves the fixed part to nobody.
+
+    Parameters
+    ----------
+    clock : callable
+        Gives seconds that do not go back.
+
+    Attributes
+    ----------
+    busy_s : float
+        Seconds computed in all, on prompts, embeddings and answers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._lock = threading.Lock()
-        self._weight = self._rows = self._squares = self._seconds = self._products = 0.0
+        self._fit = StepFit()
+        self._company = Company(clock())
         self._others_s = 0.0
         self._prefill_tokens = self._prefill_s = 0.0
         self._first_token = _Observations(_LATENCIES_S)
@@ -134,6 +157,7 @@ class LoadMeter:
         self._batch_rows = _Observations(_ROWS)
         self.input_tokens = 0
         self.output_tokens = 0
+        self.busy_s = 0.0
         self.finished: dict[str, int] = dict.fromkeys(
             ("stop", "length", "tool_calls", "embedded", "failed", "cancelled", "refused"), 0
         )
@@ -147,6 +171,7 @@ class LoadMeter:
         """Count a prefill of `tokens` prompt tokens, and its prompts' times to the first token."""
         with self._lock:
             self.input_tokens += tokens
+            self.busy_s += seconds
             self._prefill_tokens = _FORGET * self._prefill_tokens + tokens
             self._prefill_s = _FORGET * self._prefill_s + seconds
             for latency in first_token_s:
@@ -155,17 +180,19 @@ class LoadMeter:
     def decoded(self, rows: int, seconds: float, between_s: Sequence[float]) -> None:
         """Count a decoding step of `rows` rows, and the time since each row's last token."""
         with self._lock:
-            self._weight = _FORGET * self._weight + 1
-            self._rows = _FORGET * self._rows + rows
-            self._squares = _FORGET * self._squares + rows * rows
-            self._seconds = _FORGET * self._seconds + seconds
-            self._products = _FORGET * self._products + rows * seconds
+            self._fit.add(rows, seconds)
+            self.busy_s += seconds
             # The least wait: rows that sat through a prefill of others waited longer, which is not the usual.
             waited = max(min(between_s, default=seconds) - seconds, 0.0)
             self._others_s = _FORGET * self._others_s + (1 - _FORGET) * waited
             self._batch_rows.add(rows)
             for latency in between_s:
                 self._between_tokens.add(latency)
+
+    def present(self, running: int) -> None:
+        """Say how many requests generate from now on."""
+        with self._lock:
+            self._company.set(running, self._clock())
 
     def ended(self, how: str) -> None:
         """Count a request that ended: a finish reason, "embedded", "failed", "cancelled", or "refused" at the queue."""
@@ -185,45 +212,24 @@ class LoadMeter:
         """Return the cost of one more token beside `running` requests."""
         with self._lock:
             prefill_s = self._prefill_s / self._prefill_tokens if self._prefill_tokens else None
-            fit = self._fit()
+            step = self._fit.time()
+            company = self._company.mean(self._clock())
             others_s = self._others_s
         entry = None if prefill_s is None else price.cost(prefill_s)
         output = average = step_s = None
-        measured = False
-        if fit is not None:
-            fixed, slope, measured = fit
-            full = running >= max_batch
-            rows = min(running + 1, max_batch)
-            step_s = fixed + slope * rows
-            # In a full batch a newcomer's tokens come later, at the price of everybody's; into an empty one it brings
-            # the whole step.
-            output = price.cost(step_s / rows if full or not running else slope)
-            average = price.cost((fixed + slope * max(running, 1)) / max(running, 1))
+        if step is not None:
+            step_s = step.of(min(running + 1, max_batch))
+            output = price.cost(step.share(company))
+            average = price.cost(step.share(max(running, 1)))
         return LoadReport(
             running=running,
             waiting=waiting,
-            measured=measured,
+            measured=step is not None and step.measured,
+            company=company,
+            step=step,
             seconds_per_input_token=prefill_s,
             seconds_per_output_token=None if step_s is None else step_s + others_s,
             input=entry,
             output=output,
             average_output=average,
         )
-
-    def _fit(self) -> tuple[float, float, bool] | None:
-        """Return (fixed, slope, measured) of a step's seconds by rows, both at least 0."""
-        if not self._weight:
-            return None
-        mean_rows, mean_s = self._rows / self._weight, self._seconds / self._weight
-        variance = self._squares / self._weight - mean_rows**2
-        if variance < _SPREAD:
-            return 0.0, mean_s / mean_rows, False
-        slope = (self._products / self._weight - mean_rows * mean_s) / variance
-        slope = min(max(slope, 0.0), mean_s / mean_rows)
-        return mean_s - slope * mean_rows, slope, True
-
-
-def imbalance(counts: list[int]) -> float:
-    """Return MaxVio (arXiv:2408.15664): by how much the fullest expert exceeds the mean, as a part of it."""
-    mean = sum(counts) / len(counts)
-    return max(counts) / mean - 1 if mean else 0.0

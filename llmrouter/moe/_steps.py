@@ -91,6 +91,7 @@ class BatchSteps:
             except Exception as error:  # whatever a forward pass raises must not end the thread
                 _LOGGER.exception("model %r: the forward pass failed", self.name)
                 self._fail_running(GenerationFailedError(f"the forward pass of {self.name!r} failed: {error}"))
+            self.meter.present(len(self._running))
             return bool(self._running or self._waiting or self._embeddings)
 
     def _drop_cancelled(self) -> None:
@@ -117,6 +118,7 @@ class BatchSteps:
         newcomers.sort(key=lambda sequence: len(sequence.prompt), reverse=True)
         first = len(self._running)
         self._running += newcomers  # before the forward pass, so that its failure reaches them
+        self.meter.present(len(self._running))
         begun = time.perf_counter()
         self._advance(first, self._batch.prefill([sequence.prompt for sequence in newcomers]))
         self.meter.prefilled(

@@ -48,8 +48,8 @@ def read_load(document: Any, model: str, *, price: Literal["marginal", "average"
     model : str
         Its ``id``.
     price : {"marginal", "average"}
-        Which price of an output token: what one more costs beside those that run, or an equal share
-        (``average.output``).
+        Which price of an output token: what the engine says that one more costs, or an equal share among those that
+        run (``average.output``).
 
     Raises
     ------

@@ -21,8 +21,9 @@ class LoadSettings(Section):
     model : str or None
         The model's ``id`` in the report; None is the upstream's name of the model.
     price : {"marginal", "average"}
-        What an output token counts: ``marginal``, what one more costs beside those that run (the whole step on an idle
-        machine, next to nothing in a batch that is not full); or ``average``, an equal share, which moves less.
+        What an output token counts: ``marginal``, what the engine says that one more costs (of ours: its own part of a
+        step and a share of the rest among the recent company, the whole step on a machine that idles); or ``average``,
+        an equal share among those that run at the moment.
     every_s : float
         How often each worker reads it, give or take a fifth.
     timeout_s : float

@@ -12,7 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 from starlette.responses import Response
 
-from llmrouter.moe import Engine, Histogram, LoadReport, TokenCost, imbalance
+from llmrouter.moe import Engine, Histogram, LoadReport, TokenCost
 
 _PREFIX = "llmrouter_moe"
 _MILLION = 1e6
@@ -41,14 +41,20 @@ def load_entry(engine: Engine) -> dict[str, Any]:
         "running": report.running,
         "waiting": report.waiting,
         "max_batch": engine.max_batch,
+        "company": report.company,
+        "step": None if report.step is None else {"fixed_s": report.step.fixed_s, "row_s": report.step.row_s},
         "seconds_per_input_token": report.seconds_per_input_token,
         "seconds_per_output_token": report.seconds_per_output_token,
         "marginal": {"input": _cost(report.input), "output": _cost(report.output), "measured": report.measured},
         "average": {"output": _cost(report.average_output)},
         "machine": asdict(engine.price),
         "experts": {
-            layer: {"tokens": counts, "max_violation": imbalance(counts)}
-            for layer, counts in engine.expert_load().items()
+            layer: {
+                "tokens": load.tokens,
+                "experts_a_token": load.experts_a_token,
+                "max_violation": load.max_violation,
+            }
+            for layer, load in engine.expert_load().items()
         },
     }
 
@@ -77,6 +83,12 @@ class _EngineCollector(Collector):
         yield self._gauge(
             "batch_limit", "Requests that generate at once at most", {e.name: e.max_batch for e in self._engines}
         )
+        company = GaugeMetricFamily(
+            f"{_PREFIX}_company", "Requests that share a decoding step, recent mean, at least 1", labels=["model"]
+        )
+        for name, report in reports.items():
+            company.add_metric([name], report.company)
+        yield company
         yield from self._counters()
         yield from self._histograms()
         yield from _costs(reports)
@@ -85,10 +97,16 @@ class _EngineCollector(Collector):
             "By how much the fullest expert of a layer exceeds the mean, as a part of it",
             labels=["model", "layer"],
         )
+        used = GaugeMetricFamily(
+            f"{_PREFIX}_experts_a_token",
+            "True experts that the router of a layer chose for a token, on average",
+            labels=["model", "layer"],
+        )
         for engine in self._engines:
-            for layer, counts in engine.expert_load().items():
-                experts.add_metric([engine.name, layer], imbalance(counts))
-        yield experts
+            for layer, load in engine.expert_load().items():
+                experts.add_metric([engine.name, layer], load.max_violation)
+                used.add_metric([engine.name, layer], load.experts_a_token)
+        yield from (experts, used)
 
     def _gauge(self, name: str, text: str, values: dict[str, int]) -> Metric:
         family = GaugeMetricFamily(f"{_PREFIX}_{name}", text, labels=["model"])
@@ -98,14 +116,15 @@ class _EngineCollector(Collector):
 
     def _counters(self) -> Iterable[Metric]:
         tokens = CounterMetricFamily(f"{_PREFIX}_tokens", "Tokens computed", labels=["model", "kind"])
+        busy = CounterMetricFamily(f"{_PREFIX}_busy_seconds", "Time computed", labels=["model"])
         requests = CounterMetricFamily(f"{_PREFIX}_requests", "Requests that ended", labels=["model", "how"])
         for engine in self._engines:
             tokens.add_metric([engine.name, "input"], engine.meter.input_tokens)
             tokens.add_metric([engine.name, "output"], engine.meter.output_tokens)
+            busy.add_metric([engine.name], engine.meter.busy_s)
             for how, count in engine.meter.finished.items():
                 requests.add_metric([engine.name, how], count)
-        yield tokens
-        yield requests
+        yield from (tokens, busy, requests)
 
     def _histograms(self) -> Iterable[Metric]:
         families = [

@@ -52,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     routing.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     routing.add_argument("--steps", type=int, help="instead of the study's")
     routing.add_argument("--seed", type=int, default=7)
+    routing.add_argument("--save", type=Path, metavar="DIR", help="write each model to DIR/routing-KIND, to be served")
     routing.add_argument("--json", type=Path, help="write the rows here too")
     for stage in (train, evaluate, log, routing):
         # On matrices this small, threads that wait for each other on a busy machine cost more than they give.
@@ -157,7 +158,7 @@ def routing_stage(arguments: argparse.Namespace) -> int:
     torch.set_num_threads(arguments.threads)
     rows = []
     for kind in arguments.kinds:
-        rows.append(study(kind, steps=arguments.steps, seed=arguments.seed))
+        rows.append(study(kind, steps=arguments.steps, seed=arguments.seed, out=arguments.save))
         print(" ".join(f"{name}={value}" for name, value in rows[-1].items()), flush=True)
         if arguments.json:
             arguments.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

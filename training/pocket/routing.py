@@ -1,7 +1,6 @@
-"""Routers from the literature in place of a pocket model's own: null experts, ReLU routing, balancing without a loss.
+"""Training of routers from the literature in a pocket model: null experts, ReLU routing, balancing without a loss.
 
-Each is a module with the interface of Hugging Face's top-k routers, so that the model's class needs no patch. What is
-no expert has an id of at least their number, which our experts skip.
+What they choose is in `llmrouter.moe.routing`, by which the engine serves them; here is how they learn to.
 """
 
 from __future__ import annotations
@@ -10,7 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
-from torch import nn
+
+from llmrouter.moe.routing import FIELD, Router, Routing, RoutingSettings, install_routers
+from llmrouter.moe.routing import LossFreeRouter as ServedLossFree
+from llmrouter.moe.routing import NullRouter as ServedNull
+from llmrouter.moe.routing import ReluRouter as ServedRelu
 
 Kind = Literal["plain", "null", "relu", "loss-free"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -24,40 +27,32 @@ RELU_FACTOR = 1.2
 RELU_START = 1e-8
 """Of ReLU routing's weight; both the paper's own."""
 
-Routing = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
-
-class StudyRouter(nn.Module):
-    """A top-k router over a softmax with weights that sum to one: the plain one, and the base of the others.
+class StudyRouter(Router):
+    """The plain top-k router in training, and the base of the others: it remembers its last forward pass.
 
     Parameters
     ----------
     own : torch.nn.Module
         The model's router, whose sizes and initial weights it takes.
+    chosen : int, optional
+        Experts a token, if other than the model's.
     rows : int
         Rows of weights beyond those of the experts.
     """
 
-    def __init__(self, own: Any, *, rows: int = 0) -> None:
-        super().__init__()
-        self.experts = int(own.num_experts)
-        self.chosen = int(own.top_k)
+    def __init__(self, own: Any, *, chosen: int | None = None, **rows: int) -> None:
         start = own.weight.detach()
-        more = torch.randn(rows, start.shape[1], generator=torch.Generator().manual_seed(0)) * start.std()
-        self.weight = nn.Parameter(torch.cat([start, more.to(start)]))
+        super().__init__(experts=int(own.num_experts), chosen=chosen or int(own.top_k), hidden=start.shape[1], **rows)
+        size = (len(self.weight) - self.experts, start.shape[1])
+        more = torch.randn(size, generator=torch.Generator().manual_seed(0)) * start.std()
+        self.weight = torch.nn.Parameter(torch.cat([start, more.to(start)]))
         self.logits = self.index = torch.empty(0)
 
     def forward(self, hidden_states: torch.Tensor) -> Routing:
-        """Return router logits, weights and ids, as Hugging Face's routers do."""
-        hidden = hidden_states.reshape(-1, self.weight.shape[1])
-        self.logits = nn.functional.linear(hidden, self.weight).float()
-        weights, self.index = self.route(self.logits)
-        return self.logits, weights.to(hidden.dtype), self.index
-
-    def route(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return (tokens, k) weights and ids."""
-        weights, index = logits.softmax(dim=-1).topk(self.chosen, dim=-1)
-        return weights / weights.sum(dim=-1, keepdim=True), index
+        """Route, and keep logits and ids for the loss."""
+        self.logits, weights, self.index = super().forward(hidden_states)
+        return self.logits, weights, self.index
 
     def auxiliary(self, kept: torch.Tensor) -> torch.Tensor:
         """Return what is added to the loss for the last forward pass; `kept` marks tokens that are no padding.
@@ -80,22 +75,11 @@ class StudyRouter(nn.Module):
         return shares.shape[-1] * (picked.mean(0) * shares.mean(0)).sum() / self.index.shape[1]
 
 
-class NullRouter(StudyRouter):
-    """AdaMoE (arXiv:2406.13233): choose more, among experts and null experts that compute nothing.
-
-    A token for which null experts win uses fewer true ones. Weights are shared among the true ones chosen. The balance
-    loss takes null experts for one another: only their sum is balanced.
-    """
+class NullRouter(StudyRouter, ServedNull):
+    """Null experts; the balance loss takes them for one another: only their sum is balanced."""
 
     def __init__(self, own: Any) -> None:
-        super().__init__(own, rows=NULL_EXPERTS)
-        self.chosen = NULL_CHOSEN
-
-    def route(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return weights, zero for null experts, and ids, from the number of experts on for these."""
-        weights, index = logits.softmax(dim=-1).topk(self.chosen, dim=-1)
-        weights = weights * (index < self.experts)
-        return weights / weights.sum(dim=-1, keepdim=True).clamp(min=1e-9), index
+        super().__init__(own, chosen=NULL_CHOSEN, rows=NULL_EXPERTS)
 
     def _switch_loss(self, kept: torch.Tensor) -> torch.Tensor:
         shares = self.logits[kept].softmax(dim=-1).mean(0)
@@ -104,8 +88,8 @@ class NullRouter(StudyRouter):
         return len(shares) * (torch.cat([picked[: self.experts], nulls]) * shares).sum() / self.chosen
 
 
-class ReluRouter(StudyRouter):
-    """ReMoE (arXiv:2412.14711): the weights are ReLU of the logits, with as many experts as are positive.
+class ReluRouter(StudyRouter, ServedRelu):
+    """ReLU routing with an adaptive penalty.
 
     An L1 penalty, heavier for crowded experts, is multiplied or divided by `RELU_FACTOR` after each step so that the
     mean number of experts a token comes to what the model is configured with.
@@ -114,12 +98,6 @@ class ReluRouter(StudyRouter):
     def __init__(self, own: Any) -> None:
         super().__init__(own)
         self.penalty = RELU_START
-
-    def route(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return all experts of every token; those without weight have an id that is no expert."""
-        weights = logits.relu()
-        everyone = torch.arange(self.experts, device=logits.device).expand_as(logits)
-        return weights, torch.where(weights > 0, everyone, self.experts)
 
     def auxiliary(self, kept: torch.Tensor) -> torch.Tensor:
         """Return the penalty."""
@@ -133,23 +111,8 @@ class ReluRouter(StudyRouter):
         self.penalty *= RELU_FACTOR if used > self.chosen else 1 / RELU_FACTOR
 
 
-class LossFreeRouter(StudyRouter):
-    """Loss-free balancing (arXiv:2408.15664): a bias on each expert's score for the choice, none for its weight.
-
-    After each step an expert with less than the mean load gets `BIAS_STEP` more, one with more gets so much less.
-    """
-
-    def __init__(self, own: Any) -> None:
-        super().__init__(own)
-        self.bias: torch.Tensor
-        self.register_buffer("bias", torch.zeros(self.experts))
-
-    def route(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Choose with the biases, weigh without."""
-        scores = logits.softmax(dim=-1)
-        index = (scores + self.bias).topk(self.chosen, dim=-1).indices
-        weights = scores.gather(1, index)
-        return weights / weights.sum(dim=-1, keepdim=True), index
+class LossFreeRouter(StudyRouter, ServedLossFree):
+    """Biased scores; after a step an expert with less than the mean load gets `BIAS_STEP` more, else so much less."""
 
     def auxiliary(self, kept: torch.Tensor) -> torch.Tensor:  # noqa: ARG002 -- the others' signature
         """Return zero."""
@@ -167,10 +130,18 @@ _ROUTERS: Mapping[str, type[StudyRouter]] = {
     "relu": ReluRouter,
     "loss-free": LossFreeRouter,
 }
+_SETTINGS: Mapping[str, RoutingSettings] = {
+    "null": RoutingSettings("null", null_experts=NULL_EXPERTS, slots=NULL_CHOSEN),
+    "relu": RoutingSettings("relu"),
+    "loss-free": RoutingSettings("loss-free"),
+}
 
 
 def install(model: Any, kind: str) -> list[StudyRouter]:
     """Replace the routers of a model in place and let our experts compute, and return the new routers in order.
+
+    The model's configuration names them from then on, so that a saved checkpoint can be served. The plain router is
+    the model's own and needs no name.
 
     Raises
     ------
@@ -181,14 +152,21 @@ def install(model: Any, kind: str) -> list[StudyRouter]:
 
     if kind not in _ROUTERS:
         raise ValueError(f"routing is {kind!r}; one of {', '.join(_ROUTERS)}")
-    blocks = [module for module in model.modules() if hasattr(module, "gate") and hasattr(module, "experts")]
-    if not blocks or any(not getattr(block.gate, "norm_topk_prob", False) for block in blocks):
+    gates = [module.gate for module in model.modules() if hasattr(module, "gate") and hasattr(module, "experts")]
+    if not gates or any(not getattr(gate, "norm_topk_prob", False) for gate in gates):
         raise ValueError("the model is not a mixture of experts whose router weights sum to one, as Qwen3's do")
-    for block in blocks:
-        block.gate = _ROUTERS[kind](block.gate)
+    made: list[StudyRouter] = []
+
+    def make(gate: Any) -> StudyRouter:
+        made.append(_ROUTERS[kind](gate))
+        return made[-1]
+
+    install_routers(model, make)
+    if kind in _SETTINGS:
+        setattr(model.config, FIELD, _SETTINGS[kind].as_field())
     register_experts()
     model.set_experts_implementation(NAME)
-    return [block.gate for block in blocks]
+    return made
 
 
 def max_violation(loads: Sequence[torch.Tensor]) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from training.pocket.batches import batches
@@ -32,7 +33,9 @@ STUDY = Specification(
 )  # fmt: skip
 
 
-def study(kind: Kind, *, steps: int | None = None, seed: int = STUDY.seed, each: int = 8) -> dict[str, Any]:
+def study(
+    kind: Kind, *, steps: int | None = None, seed: int = STUDY.seed, each: int = 8, out: Path | None = None
+) -> dict[str, Any]:
     """Train one model and measure it.
 
     Parameters
@@ -43,19 +46,21 @@ def study(kind: Kind, *, steps: int | None = None, seed: int = STUDY.seed, each:
         Instead of the study's.
     each
         Held-out prompts for each task and level.
+    out
+        Where to write the model, as the checkpoint folder ``routing-KIND``, which the engine serves.
 
     Returns
     -------
     Quality on held-out prompts, mean loss of the last hundred steps, true experts a token and MaxVio on held-out
     batches, and seconds of the CPU.
     """
-    from training.pocket.train import train
+    from training.pocket.train import save, train
 
     begun = time.process_time()
     model, losses = train(replace(STUDY, seed=seed), steps=steps, progress=False, routing=kind)
     seconds = time.process_time() - begun
     active, violation = _loads(model, seed=seed + 1000)
-    return {
+    row = {
         "router": kind,
         "steps": len(losses),
         "seed": seed,
@@ -65,6 +70,10 @@ def study(kind: Kind, *, steps: int | None = None, seed: int = STUDY.seed, each:
         "max_violation": violation,
         "cpu_s": round(seconds, 1),
     }
+    if out is not None:
+        name = f"routing-{kind}"
+        save(model, replace(STUDY, name=name, seed=seed), out / name, facts=row)
+    return row
 
 
 def _loads(model: Any, *, seed: int) -> tuple[float, float]:

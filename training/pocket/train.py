@@ -132,8 +132,10 @@ def train(
 
 
 def save(model: PreTrainedModel, specification: Specification, folder: Path, *, facts: dict[str, Any]) -> None:
-    """Write a checkpoint folder: weights in fp16, configuration, tokenizer, and `pocket.json` with how it was made."""
-    import torch
+    """Write a checkpoint folder: weights in fp16, configuration, tokenizer, and `pocket.json` with how it was made.
+
+    The model is left with its weights as they were rounded: what it says afterwards is what the checkpoint says.
+    """
     from transformers import GenerationConfig
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -141,9 +143,13 @@ def save(model: PreTrainedModel, specification: Specification, folder: Path, *, 
     tokenizer.save_pretrained(folder)
     end, pad = tokenizer.convert_tokens_to_ids([END, PAD])
     GenerationConfig(do_sample=False, max_new_tokens=64, eos_token_id=end, pad_token_id=pad).save_pretrained(folder)
+    # Weights only: to convert the model would round the angles of its positions as well, which no checkpoint holds.
+    state = model.state_dict()
+    halves = {tensor.data_ptr(): tensor.half() for tensor in state.values()}  # tied weights stay one tensor
+    rounded = {name: halves[tensor.data_ptr()] for name, tensor in state.items()}
+    model.load_state_dict(rounded)
     # save_pretrained writes the hub's key layout, which is what every other tool expects to load.
-    model.to(torch.float16).save_pretrained(folder)
-    model.float()
+    model.save_pretrained(folder, state_dict=rounded)
     (folder / "model.safetensors").chmod(0o644)
     # Stored in half precision for size; loaded in single, which CPUs are faster at.
     config = json.loads((folder / "config.json").read_text())

@@ -17,12 +17,14 @@ _HOOKS: ContextVar[tuple[RoutingHook, ...]] = ContextVar("routing_hooks", defaul
 
 
 @contextlib.contextmanager
-def routing_hooks(*hooks: RoutingHook) -> Iterator[None]:
+def routing_hooks(*hooks: RoutingHook, alone: bool = False) -> Iterator[None]:
     """Call `hooks` in every layer of experts that runs inside, first one first, after those of an outer block.
+
+    With `alone` those of an outer block are left out.
 
     Of effect only in this thread, and only on experts of the ``llmrouter`` implementations.
     """
-    token = _HOOKS.set((*_HOOKS.get(), *hooks))
+    token = _HOOKS.set(hooks if alone else (*_HOOKS.get(), *hooks))
     try:
         yield
     finally:

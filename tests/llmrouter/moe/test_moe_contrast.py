@@ -94,3 +94,13 @@ def test_models_without_a_second_expert(checkpoints):
 def test_bad_settings(values, match):
     with pytest.raises(CheckpointError, match=match):
         SelfContrast(**values)
+
+
+def test_a_token_counts_once_among_the_experts(checkpoints, chat):
+    engine = load_engine(checkpoints["olmoe"], contrast=SelfContrast())
+    engine.run([chat("hello " * size, max_tokens=5) for size in (1, 3)])
+    steps = engine.meter.histograms()[2].total
+    assert steps > 0
+    for load in engine.expert_load().values():
+        assert load.routed == steps
+        assert load.experts_a_token == 2

@@ -37,6 +37,9 @@ def test_metrics_count_requests_tokens_and_latencies(http, ask, wait_until):
     assert after["batch_limit", model] == 8
     assert ("running", ("model", "org/tiny-olmoe")) in after
     assert any(key[0] == "expert_max_violation" for key in after)
+    assert any(key[0] == "experts_a_token" and value == 2 for key, value in after.items())
+    assert gain("busy_seconds_total", model) > 0
+    assert after["company", model] >= 1
 
 
 def test_load_tells_the_cost_of_one_more_token(http, ask):
@@ -45,10 +48,14 @@ def test_load_tells_the_cost_of_one_more_token(http, ask):
     assert [entry["id"] for entry in body["data"]] == ["tiny-mixtral", "org/tiny-olmoe"]
     entry = body["data"][0]
     assert entry["seconds_per_output_token"] > 0
-    assert entry["marginal"]["output"]["machine_s"] >= 0
+    step, output = entry["step"], entry["marginal"]["output"]["machine_s"]
+    assert entry["company"] >= 1
+    assert output == pytest.approx(step["row_s"] + step["fixed_s"] / entry["company"])
+    assert output > 0
     assert entry["average"]["output"]["machine_s"] > 0
     assert entry["marginal"]["output"]["usd_per_million"] == 0  # nobody said what this machine costs
     assert all(len(layer["tokens"]) == 4 for layer in entry["experts"].values())
+    assert all(layer["experts_a_token"] == 2 for layer in entry["experts"].values())
 
 
 def test_an_idle_server_with_a_price(tiny_models):
