@@ -17,7 +17,8 @@ from pathlib import Path
 
 from llmrouter.outcomes import load_table
 from llmrouter.registry import parse_spec
-from training.contrastive._runs import train_cscr, train_routerdc
+from training.contrastive._routerdc import EndToEnd, read_scores, train_routerdc
+from training.contrastive._runs import train_cscr
 from training.contrastive._trainer import TrainingSettings
 from training.contrastive.export import export_head
 
@@ -43,6 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if name == "routerdc":
             run.add_argument("--longest", type=int, default=128, help="tokens of a text at most")
             run.add_argument("--most-prompts", type=int, default=0, help="prompts to train on; 0: all")
+            run.add_argument("--tasks", default="", metavar="TASK,...", help="tasks to train on (default: all)")
+            run.add_argument("--model-rate", type=float, default=0.0, help="of the model embeddings; 0: the encoder's")
+            run.add_argument("--part", type=int, default=0, help="texts of like length encoded at once; 0: the batch")
+            run.add_argument("--bf16", action="store_true", help="matrix products in bfloat16")
+            run.add_argument("--scores", help="column of outcomes.parquet to contrast by (default: the outcomes)")
     export = commands.add_parser("export", help="export a trained head to ONNX again")
     export.add_argument("--out", type=Path, required=True, help="folder of the head")
     chosen = parser.parse_args(arguments)
@@ -56,7 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if chosen.command == "cscr":
         train_cscr(table, chosen.out, **common)
     else:
-        train_routerdc(table, chosen.out, **common, longest=chosen.longest, most_prompts=chosen.most_prompts)
+        way = EndToEnd(
+            longest=chosen.longest, most_prompts=chosen.most_prompts, model_rate=chosen.model_rate, part=chosen.part,
+            tasks=tuple(task for task in chosen.tasks.split(",") if task), bf16=chosen.bf16,
+        )  # fmt: skip
+        scores = read_scores(chosen.data, table, chosen.scores) if chosen.scores else None
+        train_routerdc(table, chosen.out, **common, way=way, scores=scores)
 
 
 if __name__ == "__main__":

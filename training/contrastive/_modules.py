@@ -13,7 +13,7 @@ import numpy as np
 from llmrouter.encoders import ProjectionHead
 from llmrouter.encoders._sources import ModelSource
 from llmrouter.exceptions import MissingExtraError
-from llmrouter.types import FloatArray, IntArray
+from llmrouter.types import IntArray
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,13 +98,16 @@ class Tokens:
         return padded["input_ids"].to(device), padded["attention_mask"].to(device)
 
 
-def embed(module: Any, tokens: Tokens, rows: IntArray, device: str, *, batch: int = 64) -> FloatArray:
-    """Return the vectors of some texts, (rows, D)."""
+def in_parts(module: Any, tokens: Tokens, rows: IntArray, device: str, *, part: int) -> Tensor:
+    """Return the vectors of some texts, (rows, D), encoded `part` texts of like length at a time; 0 is all at once."""
     import torch
 
-    with torch.no_grad():
-        parts = [module(*tokens.batch(rows[at : at + batch], device)).cpu() for at in range(0, len(rows), batch)]
-    return np.asarray(torch.cat(parts).numpy())
+    if not part or part >= len(rows):
+        return module(*tokens.batch(rows, device))  # type: ignore[no-any-return]
+    order = np.argsort(tokens.lengths(rows), kind="stable")
+    parts = [module(*tokens.batch(rows[order[at : at + part]], device)) for at in range(0, len(rows), part)]
+    back = torch.as_tensor(np.argsort(order), device=device)
+    return torch.cat(parts)[back]
 
 
 def save_encoder(module: Any, source: ModelSource, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""One training run of each method: data in, encoder or head, checks and artifact out."""
+"""A training run of CSCR, and what it shares with RouterDC's: data in, encoder or head, checks and artifact out."""
 
 from __future__ import annotations
 
@@ -15,12 +15,10 @@ from safetensors.numpy import save
 
 from llmrouter import artifact
 from llmrouter._files import json_bytes, write_atomically
-from llmrouter.encoders import ProjectionHead, encode_cached, load_encoder, save_head
-from llmrouter.encoders._sources import resolve_source
+from llmrouter.encoders import encode_cached, load_encoder, save_head
 from llmrouter.exceptions import DataError
 from llmrouter.outcomes import OutcomeTable
 from llmrouter.routers import CSCRRouter, OutcomeFingerprint, RouterDCRouter, weighted_mean
-from llmrouter.routers._clusters import cosines, nearest_clusters, spherical_kmeans
 from llmrouter.routers._contrastive_loss import CostSpectrum
 from llmrouter.routers.descriptors import MeasuredSpace, load_descriptors
 from llmrouter.types import FloatArray, IntArray
@@ -30,7 +28,6 @@ from training.contrastive.export import export_head
 from training.train import fit
 
 Say = Callable[[str], None]
-_MODEL_SPREAD = 0.78
 
 
 @dataclass(frozen=True)
@@ -94,7 +91,7 @@ def train_cscr(
     loaded = load_encoder(encoder)
     X, y = encode_cached(loaded, train.router_texts()), train.quality
     learn, held_out = settings.split(len(X))
-    costs = _costs(train)
+    costs = mean_costs(train)
     router = CSCRRouter(**{"costs": costs, **parameters, "seed": settings.seed, "members": 1})
     fingerprint, vectors = _described(router, X[learn], y[learn])
     shift = router.gamma if router.cost_sign == "plus" else -router.gamma
@@ -115,7 +112,7 @@ def train_cscr(
     module = _modules.head_module(start).to(place)
     identity = {
         "method": "cscr", "encoder": loaded.fingerprint, "probe_set": fingerprint.probe_set,
-        "data": _hash(train), "parameters": _plain(router, y.shape[1]),
+        "data": data_hash(train), "parameters": plain_parameters(router, y.shape[1]),
     }  # fmt: skip
     progress = _trainer.run(
         module, loss_of, rows=(learn, held_out), settings=settings, folder=out, identity=identity, say=say
@@ -131,89 +128,8 @@ def train_cscr(
     save_head(folder, head, base=encoder, base_fingerprint=loaded.fingerprint, about=about)
     say(f"wrote {folder}; head.onnx differs from head.safetensors by {export_head(folder):.1e} at most")
     router.adopt_described(X, y, (head, vectors), held_out=held_out, fingerprint=fingerprint)
-    written = _artifact(train, X, router, "cscr", out, artifact.EncoderSpec(encoder, {}, loaded.fingerprint), say)
-    return _finished(folder, router, written, progress, out, identity)
-
-
-def train_routerdc(
-    table: OutcomeTable,
-    out: Path,
-    *,
-    encoder: str,
-    settings: TrainingSettings,
-    parameters: Mapping[str, Any],
-    longest: int = 128,
-    most_prompts: int = 0,
-    say: Say = print,
-) -> Finished:
-    """Fine-tune a sentence encoder and learn model embeddings by RouterDC on the train split, end to end.
-
-    The encoder is then exported to ONNX, checked against the fine-tuned one, and the calibrated router works on the
-    exported encoder's vectors: what is served is what was calibrated.
-
-    Parameters
-    ----------
-    table, out, settings, say
-        As `train_cscr`.
-    encoder : str
-        ``minilm``, a local folder or a hub id.
-    parameters : mapping
-        Of `RouterDCRouter`.
-    longest : int
-        Tokens of a text that training sees at most.
-    most_prompts : int
-        Prompts to train on, drawn by the seed; 0 is all.
-    """
-    import torch
-
-    from training.export_onnx import export
-
-    train = table.select(_drawn(train_rows(table), most_prompts, settings.seed))
-    source = resolve_source(encoder)
-    texts, y = train.router_texts(), train.quality
-    learn, held_out = settings.split(len(texts))
-    router = RouterDCRouter(**{**parameters, "seed": settings.seed, "members": 1, "hidden": 0})
-    place = _trainer.device()
-    tokens = _modules.Tokens(source, texts, longest=longest)
-    module: Any = _modules.encoder_module(source, y.shape[1], spread=_MODEL_SPREAD, seed=settings.seed).to(place)
-    module.eval()
-    say(f"{table.name}: {len(texts)} prompts, {y.shape[1]} models; {source.name} on {place}")
-    frozen = _modules.embed(module, tokens, np.arange(len(texts)), place)
-    centroids = spherical_kmeans(frozen[learn], router.clusters, weight=np.ones(len(learn)), seed=router.seed)
-    cluster = nearest_clusters(cosines(frozen, centroids), 1)[:, 0]
-    score = y - router.cost_rate * _normalised(_costs(train), y.shape[1])
-    ties = np.random.default_rng([settings.seed, 3]).random(y.shape)
-
-    def loss_of(current: Any, batch: IntArray, generator: np.random.Generator, learning: bool) -> Any:
-        queries = current(*tokens.batch(batch, place))
-        similarity = queries @ torch.nn.functional.normalize(current.models, dim=1).T
-        loss = _losses.sample_llm_loss(
-            similarity, score[batch], best=router.best, worst=router.worst, temperature=router.temperature,
-            ties=ties[batch],
-        )  # fmt: skip
-        if not learning or not router.sample_weight_ratio:
-            return loss
-        return loss + router.sample_weight_ratio * _losses.sample_sample_loss(
-            queries, cluster[batch], negatives=router.negatives, generator=generator
-        )
-
-    identity = {
-        "method": "routerdc", "encoder": source.weights_sha256, "longest": longest,
-        "data": _hash(train), "parameters": _plain(router, y.shape[1]),
-    }  # fmt: skip
-    progress = _trainer.run(
-        module, loss_of, rows=(learn, held_out), settings=settings, folder=out, identity=identity, say=say
-    )
-    vectors = module.models.detach().cpu().numpy().astype(np.float64)
-    _modules.save_encoder(module, source, out / "weights")
-    folder = out / "encoder"
-    config = export(resolve_source(out / "weights"), folder)
-    say(f"wrote {folder}; smallest cosine of ONNX and original {config['cosine_with_source']['min']:.6f}")
-    exported = load_encoder(folder)
-    X = encode_cached(exported, texts)
-    router.adopt(X, y, (ProjectionHead(()), vectors), held_out=held_out)
-    spec = artifact.EncoderSpec(str(folder), {}, exported.fingerprint)
-    return _finished(folder, router, _artifact(train, X, router, "routerdc", out, spec, say), progress, out, identity)
+    written = save_artifact(train, X, router, "cscr", out, artifact.EncoderSpec(encoder, {}, loaded.fingerprint), say)
+    return finish(folder, router, written, progress, out, identity)
 
 
 def _described(
@@ -233,7 +149,7 @@ def _described(
     return outcomes, outcomes.describe(X, y, once)
 
 
-def _costs(train: OutcomeTable) -> list[float] | None:
+def mean_costs(train: OutcomeTable) -> list[float] | None:
     """Return the models' mean logged costs in US dollars, else their list prices; None where neither is known."""
     means = weighted_mean(train.cost_usd, np.ones(len(train)))
     if np.isfinite(means).all():
@@ -243,13 +159,7 @@ def _costs(train: OutcomeTable) -> list[float] | None:
     return None
 
 
-def _normalised(costs: list[float] | None, models: int) -> FloatArray:
-    values = np.zeros(models) if costs is None else np.asarray(costs)
-    span = float(values.max() - values.min())
-    return np.asarray((values - values.min()) / (span or 1.0))
-
-
-def _artifact(
+def save_artifact(
     train: OutcomeTable, X: FloatArray, router: Any, name: str, out: Path, encoder: artifact.EncoderSpec, say: Say
 ) -> Path | None:
     try:
@@ -263,7 +173,7 @@ def _artifact(
     return folder
 
 
-def _finished(
+def finish(
     folder: Path, router: Any, written: Path | None, progress: Mapping[str, Any], out: Path, identity: Mapping[str, Any]
 ) -> Finished:
     summary = {**progress, "identity": dict(identity), "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
@@ -275,13 +185,7 @@ def _finished(
     return Finished(folder, router, written, progress)
 
 
-def _drawn(rows: IntArray, most: int, seed: int) -> IntArray:
-    if not most or most >= len(rows):
-        return rows
-    return np.sort(np.random.default_rng([seed, 5]).permutation(rows)[:most])
-
-
-def _plain(router: Any, models: int) -> dict[str, Any]:
+def plain_parameters(router: Any, models: int) -> dict[str, Any]:
     """Return the parameters that say what is learned; how long is `TrainingSettings`'s."""
     left = {"members", "epochs", "patience", "batch", "learning_rate", "decay", "seed"}
     plain = {name: value for name, value in router.get_params().items() if name not in left}
@@ -293,7 +197,7 @@ def _plain(router: Any, models: int) -> dict[str, Any]:
     return {name: value for name, value in plain.items() if name not in left}
 
 
-def _hash(train: OutcomeTable) -> str:
+def data_hash(train: OutcomeTable) -> str:
     digest = hashlib.sha256("\n".join([*train.models, *train.prompt_ids]).encode())
     digest.update(np.ascontiguousarray(train.quality).tobytes())
     return digest.hexdigest()[:16]

@@ -107,6 +107,8 @@ def run(
     folder: Path,
     identity: Mapping[str, Any],
     say: Callable[[str], None] = print,
+    rates: Mapping[str, float] | None = None,
+    watch: Callable[[Module], Mapping[str, float]] | None = None,
 ) -> Mapping[str, Any]:
     """Train `module` in place to its best held-out loss, resuming from a checkpoint in `folder`; return the progress.
 
@@ -126,6 +128,10 @@ def run(
         Encoder, data and method; with the settings it must match the checkpoint's.
     say : callable
         Takes one line of progress.
+    rates : mapping, optional
+        Learning rates of parameters that have one of their own, by the parameter's name.
+    watch : callable, optional
+        Figures of the module after an epoch, for the history and the line of progress; they stop nothing.
 
     Raises
     ------
@@ -135,7 +141,10 @@ def run(
     import torch
 
     named = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
-    optimizer = torch.optim.AdamW(named.values(), lr=settings.learning_rate, weight_decay=settings.decay)
+    rates = rates or {}
+    groups: list[dict[str, Any]] = [{"params": [weight for name, weight in named.items() if name not in rates]}]
+    groups += [{"params": [named[name]], "lr": rate} for name, rate in rates.items()]
+    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=settings.decay)
     known = {**identity, **{name: value for name, value in asdict(settings).items() if name != "epochs"}}
     found = _checkpoint.read(folder, known)
     if found is None:
@@ -154,12 +163,14 @@ def run(
         if better:
             best = {name: weight.detach().clone() for name, weight in named.items()}
             progress |= {"best": loss, "best_epoch": progress["epoch"]}
+        figures = _watched(module, watch)
         progress["waited"] = 0 if better else progress["waited"] + 1
-        progress["history"] = [*progress["history"], {"train": trained, "held_out": loss}]
+        progress["history"] = [*progress["history"], {"train": trained, "held_out": loss, **figures}]
         _checkpoint.write(folder, Checkpoint(_tensors(named, best, optimizer), progress), known)
         say(
             f"epoch {progress['epoch']}/{settings.epochs}: train {trained:.4f}, held-out {loss:.4f}"
-            f"{' (best)' if better else ''}, {time.perf_counter() - started:.1f} s"
+            f"{' (best)' if better else ''}{''.join(f', {name} {value:.4f}' for name, value in figures.items())}"
+            f", {time.perf_counter() - started:.1f} s"
         )
     with torch.no_grad():
         for name, weight in named.items():
@@ -214,6 +225,16 @@ def _held_out_loss(module: Module, loss_of: LossOf, rows: IntArray, settings: Tr
             batch = rows[begin : begin + settings.batch]
             total += float(loss_of(module, batch, generator, _JUDGING)) * len(batch)
     return total / len(rows)
+
+
+def _watched(module: Module, watch: Callable[[Module], Mapping[str, float]] | None) -> Mapping[str, float]:
+    import torch
+
+    if watch is None:
+        return {}
+    module.eval()
+    with torch.no_grad():
+        return watch(module)
 
 
 def _tensors(named: Mapping[str, Any], best: Mapping[str, Any], optimizer: Any) -> dict[str, Any]:

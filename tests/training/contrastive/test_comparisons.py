@@ -90,13 +90,17 @@ def test_thinning_keeps_splits_and_is_seeded(table):
 def test_averages_are_over_tasks_and_differences_paired():
     quality = [[1, 0], [1, 0], [1, 0], [0, 1], [0, 1]]
     table = Outcomes(quality, ["mmlu", "mmlu", "mmlu", "gsm8k", "mbpp"])
-    found = tasks.by_task(np.array([0, 0, 1, 1, 0]), table, 0, seed=0)
-    assert found["mmlu"] == {"accuracy": pytest.approx(2 / 3), "prompts": 3}
-    assert found["in_distribution"]["accuracy"] == pytest.approx((2 / 3 + 1) / 2)
-    assert found["in_distribution"]["minus_best_single"] == pytest.approx((-1 / 3 + 1) / 2)
-    low, high = found["in_distribution"]["interval"]
+    single = {"single": np.zeros(5, dtype=int)}
+    found = tasks.by_task(np.array([0, 0, 1, 1, 0]), table, single, seed=0)
+    assert found["mmlu"]["accuracy"] == pytest.approx(2 / 3)
+    assert found["mmlu"]["prompts"] == 3
+    inside = found["in_distribution"]
+    assert inside["accuracy"] == pytest.approx((2 / 3 + 1) / 2)
+    assert inside["minus"]["single"]["difference"] == pytest.approx((-1 / 3 + 1) / 2)
+    low, high = inside["minus"]["single"]["interval"]
     assert low < (-1 / 3 + 1) / 2 < high
-    assert found["out_of_distribution"]["interval"] == [0.0, 0.0], "the same choice as the best single model's"
+    outside = found["out_of_distribution"]["minus"]["single"]
+    assert outside["interval"] == [0.0, 0.0], "the same choice as the single model's"
 
 
 def test_tasks_of_the_paper_are_drawn_and_others_are_not():

@@ -21,8 +21,9 @@ from tests.contracts.served_without_torch import check_served_without_torch
 from tests.contracts.tiny_sentence_encoder import save_tiny_bert
 
 torch = pytest.importorskip("torch", reason="the extra [encoders] is not installed")
-from training.contrastive import _trainer, export  # noqa: E402
-from training.contrastive._runs import train_cscr, train_routerdc  # noqa: E402
+from training.contrastive import _trainer, export, served  # noqa: E402
+from training.contrastive._routerdc import EndToEnd, train_routerdc  # noqa: E402
+from training.contrastive._runs import train_cscr  # noqa: E402
 from training.contrastive._trainer import TrainingSettings  # noqa: E402
 
 POCKET = Path(__file__).parents[3] / "llmrouter" / "assets" / "pocket" / "outcomes"
@@ -182,7 +183,7 @@ def test_an_encoder_is_trained_end_to_end_and_served_as_onnx(table, tmp_path):
     settings = TrainingSettings(epochs=2, batch=16, steps=3, learning_rate=1e-3)
     run = train_routerdc(
         table, tmp_path / "run", encoder=str(tiny), settings=settings, parameters={"best": 2, "worst": 2},
-        longest=16, most_prompts=60, say=lambda line: None,
+        way=EndToEnd(longest=16, most_prompts=60, model_rate=0.01, part=4, bf16=True), say=lambda line: None,
     )  # fmt: skip
     assert run.progress["step"] == 6
     encoder = load_encoder(run.encoder)
@@ -194,6 +195,12 @@ def test_an_encoder_is_trained_end_to_end_and_served_as_onnx(table, tmp_path):
     assert (original * after).sum(axis=1).min() > 0.9999
     assert np.isfinite(run.router.predict(after)).all()
     assert run.artifact is not None
+    found = served.compare(tmp_path / "run", texts)
+    assert found["vectors"] <= served.MOST_DIFFERENCE
+    assert found["other_choices"] == 0
+    (tmp_path / "run" / "encoder" / "tokenizer.json").write_text("{}")
+    with pytest.raises(EncoderError, match="cannot be served without torch"):
+        served.served_without_torch(tmp_path / "run", texts)
 
 
 def test_a_head_is_trained_towards_measured_descriptors(table, tmp_path):
