@@ -1,7 +1,9 @@
 """What every registered router must do: `CHECKS`, each a function of the registry name."""
 
+import copy
 import json
 import tempfile
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +83,27 @@ def one_armed(y, seed=3):
     return sparse
 
 
+@cache
+def _fitted(name):
+    return make(name).fit(*data())
+
+
+@cache
+def _fitted_to_three(name, n):
+    X, y, _ = topics(n)
+    return make(name).fit(X, y[:, :3])
+
+
+def fitted(name):
+    """Return a router fitted to `data()`, which is done once; it is the caller's own to change."""
+    return copy.deepcopy(_fitted(name))
+
+
+def fitted_to_three(name, n):
+    """Return a router fitted to the first three models of `topics(n)`, in the same way."""
+    return copy.deepcopy(_fitted_to_three(name, n))
+
+
 def check_router(name):
     for check in CHECKS:
         check(name)
@@ -108,7 +131,7 @@ def check_shapes_and_range(name):
 
 def check_determinism(name):
     X, y = data()
-    first, second = (make(name).fit(X, y).estimate(X) for _ in range(2))
+    first, second = (router.estimate(X) for router in (fitted(name), make(name).fit(X, y)))
     np.testing.assert_array_equal(first[0], second[0])
     np.testing.assert_array_equal(first[1], second[1])
 
@@ -199,9 +222,8 @@ def check_small_amounts_keep_their_scale(name):
 
 
 def check_order_and_batch(name):
-    X, y = data()
     queries = data(n=17, seed=5)[0]
-    router = make(name).fit(X, y)
+    router = fitted(name)
     together = np.stack(router.estimate(queries))
     order = np.random.default_rng(0).permutation(len(queries))
     np.testing.assert_allclose(np.stack(router.estimate(queries[order])), together[:, order], rtol=1e-9, atol=1e-9)
@@ -242,7 +264,7 @@ def check_add_column(name):
     X, y, _ = topics(400)
     queries = topics(30, seed=9)[0]
     for count in (1, 5, 50):
-        router = make(name).fit(X, y[:, :3])
+        router = fitted_to_three(name, 400)
         before = router.estimate(queries)
         assert router.add_column(X[:count], y[:count, 3]) is router
         mean, std = router.estimate(queries)
@@ -263,7 +285,7 @@ def check_added_column_approaches_a_refit(name):
         return
     X, y, truth = topics(500)
     refit = make(name).fit(X, y).predict(X)[:, 3]
-    few, many = (make(name).fit(X, y[:, :3]).add_column(X[:n], y[:n, 3]).predict(X)[:, 3] for n in (5, len(X)))
+    few, many = (fitted_to_three(name, 500).add_column(X[:n], y[:n, 3]).predict(X)[:, 3] for n in (5, len(X)))
     assert rmse(many, truth[:, 3]) < rmse(refit, truth[:, 3]) + 0.06
     assert rmse(many, refit) < max(rmse(few, refit), 0.06)
 
@@ -361,7 +383,7 @@ def check_state(name):
     X, y = data()
     queries = data(n=9, seed=5)[0]
     for outcomes in (y, one_armed(y), np.where(np.arange(3) == 1, np.nan, y), 900.0 * y):
-        router = make(name).fit(X, outcomes)
+        router = fitted(name) if outcomes is y else make(name).fit(X, outcomes)
         arrays, values = router.state()
         again = type(router).from_state(arrays, values, index=getattr(router, "index_", None))
         assert_same_estimates(router, again, queries)
@@ -400,7 +422,7 @@ def check_refusals(name):
     for wrong in ((X[:2], y), (X[:0], y[:0]), (X * np.nan, y), (X, y + np.inf), (X, y, wrong_weight), (X[0], y)):
         with pytest.raises(DataError):
             make(name).fit(*wrong)
-    router = make(name).fit(X, y)
+    router = fitted(name)
     for wrong in (X[:, :2], X[0], X * np.nan):
         with pytest.raises(DataError):
             router.predict(wrong)

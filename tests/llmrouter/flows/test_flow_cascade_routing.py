@@ -20,6 +20,11 @@ def judged(table):
     return FlowTable(**{**vars(table), "verdict": table.quality > 0.5})
 
 
+@pytest.fixture(scope="module")
+def one_call():
+    return fitted("cascade-routing", max_calls=1)
+
+
 def utility(trace, table, weight, point):
     rows = np.arange(len(table))
     cost = np.where(trace.called[point], table.cost, 0.0).sum(axis=1)
@@ -28,10 +33,10 @@ def utility(trace, table, weight, point):
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000), st.lists(st.floats(0, 100), min_size=1, max_size=4))
-def test_with_one_call_it_is_routing(seed, weights):
+def test_with_one_call_it_is_routing(one_call, seed, weights):
     weights = np.array(weights)
     test = flow_table(40, seed=seed)
-    trace = fitted("cascade-routing", max_calls=1).simulate(test, weights=weights)
+    trace = one_call.simulate(test, weights=weights)
     np.testing.assert_array_equal(trace.kept, choose(test.expected_quality, test.expected_cost, weights))
     assert (trace.called.sum(axis=2) == 1).all()
 

@@ -12,7 +12,12 @@ from tiny_experts import exact, make_layer, make_model
 
 from llmrouter.moe.experts import FusedExperts, Tile, Tiles, register_experts, swiglu_weights
 
-triton = pytest.importorskip("triton", reason="triton is not installed (torch's CPU builds come without it)")
+if os.environ.get("LLMROUTER_NEEDS_TRITON"):
+    import triton  # `make test-triton` has installed it: without it these tests fail
+else:
+    triton = pytest.importorskip(
+        "triton", reason="triton is not installed (torch's CPU builds come without it): make test-triton"
+    )
 
 GPU = torch.cuda.is_available()
 OLD_INTERPRETER = (
@@ -37,24 +42,42 @@ def kernels_are_of_the_expected_kind():
         pytest.fail(f"kernels are {kind}: triton was imported before conftest.py chose its interpreter")
 
 
-@interpreted
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize(
-    ("experts", "hidden", "inner", "top_k", "tokens"),
-    [
-        (4, 32, 24, 2, 1),
-        (8, 48, 40, 3, 16),  # the most that the decode path takes
-        (8, 48, 40, 3, 17),
-        (5, 33, 17, 2, 40),  # nothing is a multiple of anything
-        (3, 32, 16, 1, 30),
-    ],
-)
-@pytest.mark.parametrize("tiles", [None, NARROW], ids=["rule", "narrow"])
-def test_the_definition(experts, hidden, inner, top_k, tokens, tiles, dtype):
-    layer = make_layer(experts, hidden, inner, top_k, tokens, dtype=dtype)
-    output = FusedExperts()(*layer, tiles=tiles)
+TILES = {"rule": None, "narrow": NARROW}
+SHAPES = {
+    "one token": (4, 32, 24, 2, 1),
+    "the most that the decode path takes": (4, 40, 20, 2, 16),
+    "one more": (4, 40, 20, 3, 17),
+    "nothing is a multiple of anything": (5, 33, 17, 2, 40),
+    "one expert a token": (3, 32, 16, 1, 30),
+}
+# The interpreter is slow: of shapes, tiles and types every two meet, and all three of them in the long trials.
+PAIRS = [
+    (shape, "rule" if (place + other) % 2 else "narrow", dtype)
+    for place, shape in enumerate(SHAPES)
+    for other, dtype in enumerate(TOLERANCE)
+]
+
+
+def holds(shape, tiles, dtype):
+    layer = make_layer(*shape, dtype=dtype)
+    output = FusedExperts()(*layer, tiles=TILES[tiles])
     assert output.dtype == dtype
     torch.testing.assert_close(output.double(), exact(*layer), atol=TOLERANCE[dtype], rtol=0)
+
+
+@interpreted
+@pytest.mark.parametrize(("shape", "tiles", "dtype"), PAIRS, ids=str)
+def test_the_definition(shape, tiles, dtype):
+    holds(SHAPES[shape], tiles, dtype)
+
+
+@interpreted
+@pytest.mark.soak
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("tiles", TILES)
+@pytest.mark.parametrize("shape", [*SHAPES.values(), (8, 48, 40, 3, 16), (8, 48, 40, 3, 17)], ids=str)
+def test_the_definition_in_every_combination(shape, tiles, dtype):
+    holds(shape, tiles, dtype)
 
 
 @interpreted
@@ -123,20 +146,39 @@ def test_shapes_that_do_not_belong_together_are_refused():
         FusedExperts()(hidden, index[:2], weights, layer)
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
-def test_the_kernels_compile_for_hopper_and_fit_its_shared_memory(dtype, tmp_path):
-    command = [sys.executable, "-m", "llmrouter.moe.experts", "check", "--shapes", "olmoe-1b-7b", "--dtype", dtype]
+def check_for_hopper(folder, *runs):
+    """Return what the command says of each run, (type, numbers of tokens); all in one process, whose start is dear."""
+    script = "import sys; from llmrouter.moe.experts.__main__ import main\n" + "".join(
+        f"print('run', flush=True); main(['check', '--shapes', 'olmoe-1b-7b', '--dtype', {dtype!r}, '--tokens', "
+        f"*{[str(number) for number in tokens]!r}]) and sys.exit(1)\n"
+        for dtype, *tokens in runs
+    )
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["TRITON_CACHE_DIR"] = str(tmp_path)
+    environment["TRITON_CACHE_DIR"] = str(folder)
     done = subprocess.run(
-        [*command, "--tokens", "1", "4096"], check=False, capture_output=True, text=True, env=environment, timeout=300
+        [sys.executable, "-c", script], check=False, capture_output=True, text=True, env=environment, timeout=900
     )
     assert done.returncode == 0, done.stderr
-    sizes = [int(size) for size in re.findall(r"(\d+) bytes", done.stdout)]
-    assert len(sizes) == 3 + 4  # one token needs no align
+    return done.stdout.split("run\n")[1:]
+
+
+def fit(said, kernels):
+    sizes = [int(size) for size in re.findall(r"(\d+) bytes", said)]
+    assert len(sizes) == kernels
     assert 0 < max(sizes) <= 227 * 1024
-    if dtype == "bf16":
-        assert "4096 gate_up: 131072 bytes of shared memory, warp-group products" in done.stdout
+
+
+def test_the_kernels_compile_for_hopper_and_fit_its_shared_memory(tmp_path):
+    narrow, wide = check_for_hopper(tmp_path, ("bf16", 1, 4096), ("fp32", 4096))
+    fit(narrow, 3 + 4)  # one token needs no align
+    assert "4096 gate_up: 131072 bytes of shared memory, warp-group products" in narrow
+    fit(wide, 4)
+
+
+@pytest.mark.soak
+def test_more_kernels_compile_for_hopper_and_fit_its_shared_memory(tmp_path):
+    for said in check_for_hopper(tmp_path, ("fp32", 1, 100, 200, 400), ("fp16", 1, 4096)):
+        fit(said, 3 + 4 * said.count(" align:"))
 
 
 @on_gpu
