@@ -1,7 +1,7 @@
 """How vector indexes scale: ``python -m benchmarks.index``.
 
 Measures recall, latency, throughput, build time and memory of our kinds of index, and of usearch, hnswlib and
-scikit-learn where they are installed, each in a process of its own. Writes ``index.json`` and ``index.md``.
+scikit-learn where they are installed, each in a process of its own. Writes ``NAME.json`` and ``NAME.md``.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--timeout-s", type=float, default=3 * 3600.0, help="for one index at one size")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULTS / "index")
+    parser.add_argument("--name", default="index", help="of the files in --out")
     parser.add_argument(
         "--resume", action="store_true", help="keep what the results in --out have of this commit, seed and command"
     )
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "skipped": skipped,
         "failed": {},
     }
-    rows = document["rows"] = _kept(options.out / "index.json", document) if options.resume else []
+    rows = document["rows"] = _kept(options.out / f"{options.name}.json", document) if options.resume else []
     have = {(row["index"], row["dimension"], row["rows"]) for row in rows}
     for job in jobs:
         label = f"{job['index']}, {job['rows']:,} x {job['dimension']}"
@@ -76,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{label}: recall@100 {measured['recall_100']:.3f}, p50 {measured['p50_ms']:.3f} ms", flush=True)
         document["growth"] = growth(rows)
         document["not_done"] = len(jobs) - len(rows) - len(document["failed"])
-        write_result(options.out, "index", document, page(document))  # after each, so that a run broken off keeps them
+        write_result(options.out, options.name, document, page(document))  # after each, so that a run broken off keeps them
     return 0
 
 
