@@ -77,7 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{label}: recall@100 {measured['recall_100']:.3f}, p50 {measured['p50_ms']:.3f} ms", flush=True)
         document["growth"] = growth(rows)
         document["not_done"] = len(jobs) - len(rows) - len(document["failed"])
-        write_result(options.out, options.name, document, page(document))  # after each, so that a run broken off keeps them
+        # after each, so that a run broken off keeps them
+        write_result(options.out, options.name, document, page(document))
     return 0
 
 
