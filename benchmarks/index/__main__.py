@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         jobs += [{"index": name, "dimension": 256, "rows": _LARGE_ROWS, "seed": options.seed} for name in LARGE]
     words = [word for word in (sys.argv[1:] if arguments is None else arguments) if word != "--resume"]
     document: dict[str, Any] = {
-        **provenance(" ".join(["python -m benchmarks.index", *words])),
+        **provenance(f"python -m benchmarks.index {shlex.join(words)}".rstrip()),
         "seed": options.seed,
         "rows": [],
         "growth": [],

@@ -84,10 +84,11 @@ def page(document: Mapping[str, Any]) -> str:
     lines += ["## Growth and projection to 100 million rows", ""]
     if document["growth"]:
         lines += [
-            "| index | d | exponent of p50 | exponent of build | p50, ms | build, h | memory, GiB |",
-            "|---|---|---|---|---|---|---|",
+            "| index | d | sizes | exponent of p50 | exponent of build | p50, ms | build, h | memory, GiB |",
+            "|---|---|---|---|---|---|---|---|",
             *(
-                f"| `{row['index']}` | {row['dimension']} | {row['exponents']['p50_ms']:.2f} "
+                f"| `{row['index']}` | {row['dimension']} | {', '.join(f'{size:,}' for size in row['measured_rows'])} "
+                f"| {row['exponents']['p50_ms']:.2f} "
                 f"| {row['exponents']['build_s']:.2f} | {_figure(row['projected']['p50_ms'])} "
                 f"| {_figure(row['projected']['build_s'] / 3600)} | {_figure(row['projected']['memory_gib'])} |"
                 for row in document["growth"]
