@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from llmrouter.index import StoredIndex, VectorIndex, create_index, parse_kind
+from llmrouter.registry import parse_spec
 from llmrouter.types import FloatArray, IntArray
 
 OURS = (
@@ -36,7 +37,8 @@ PEERS = {"sklearn brute": "sklearn", "usearch": "usearch", "hnswlib": "hnswlib"}
 LARGE = ("stored ivf-pq:keep=False", "stored ivf-int8:keep=False", "stored int8:keep=False", "stored flat")
 """Measured at ten million rows: what fits into 24 GiB."""
 _M, _EF_CONSTRUCTION, _EF_SEARCH = 32, 80, 128
-"""Of the graphs of usearch and hnswlib: links and construction as ours; a search keeps a few more than k = 100."""
+"""Of the graphs of usearch and hnswlib: links and construction as ours; a search keeps a few more than k = 100, or as
+many as the name says, as in ``hnswlib:search=512``."""
 
 
 class Contender(Protocol):
@@ -127,11 +129,11 @@ class SklearnBrute:
 class Usearch:
     """The graph index of usearch."""
 
-    def __init__(self, dimension: int, _rows: int) -> None:
+    def __init__(self, dimension: int, _rows: int, *, search: int = _EF_SEARCH) -> None:
         module = importlib.import_module("usearch.index")
         self._index: Any = module.Index(
             ndim=dimension, metric="ip", dtype="f32", connectivity=_M, expansion_add=_EF_CONSTRUCTION,
-            expansion_search=_EF_SEARCH,
+            expansion_search=search,
         )  # fmt: skip
 
     def add(self, ids: IntArray, rows: FloatArray, /) -> None:
@@ -150,11 +152,11 @@ class Usearch:
 class Hnswlib:
     """The graph index of hnswlib."""
 
-    def __init__(self, dimension: int, rows: int) -> None:
+    def __init__(self, dimension: int, rows: int, *, search: int = _EF_SEARCH) -> None:
         module = importlib.import_module("hnswlib")
         self._index: Any = module.Index(space="ip", dim=dimension)
         self._index.init_index(max_elements=rows, M=_M, ef_construction=_EF_CONSTRUCTION)
-        self._index.set_ef(_EF_SEARCH)
+        self._index.set_ef(search)
         self._index.set_num_threads(1)
 
     def add(self, ids: IntArray, rows: FloatArray, /) -> None:
@@ -172,17 +174,20 @@ class Hnswlib:
 
 def available(name: str) -> bool:
     """Return whether what `name` needs is installed."""
-    if name in PEERS:
-        return find_spec(PEERS[name]) is not None
+    peer = name.partition(":")[0]
+    if peer in PEERS:
+        return find_spec(PEERS[peer]) is not None
     return name.removeprefix("stored ") in ("exact", "flat") or find_spec("faiss") is not None
 
 
 def make(name: str, dimension: int, rows: int) -> Contender:
     """Return an empty contender."""
-    if name in PEERS:
-        peers: dict[str, Callable[[int, int], Contender]]
-        peers = {"sklearn brute": SklearnBrute, "usearch": Usearch, "hnswlib": Hnswlib}
-        return peers[name](dimension, rows)
+    if name == "sklearn brute":
+        return SklearnBrute(dimension, rows)
     if name.startswith("stored "):
         return Stored(name.removeprefix("stored "), dimension, rows)
+    kind, parameters = parse_spec(name)
+    if kind in PEERS:
+        graphs: dict[str, Callable[..., Contender]] = {"usearch": Usearch, "hnswlib": Hnswlib}
+        return graphs[kind](dimension, rows, **parameters)
     return Ours(name, dimension, rows)
