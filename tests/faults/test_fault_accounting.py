@@ -264,6 +264,14 @@ def by_text(gateway: Live) -> dict[str, Any]:
     return {outcome.prompt: outcome for outcome in outcomes}
 
 
+def too_late(outcomes: dict[str, Any]) -> set[str]:
+    """Return the questions with an answer that was given up: on a busy machine another model's counts then, or none.
+
+    Its upstream may have said all of it, which nobody has read and nobody can bill.
+    """
+    return {text for text, outcome in outcomes.items() if TOO_LATE.search(f"{outcome.error} {outcome.attempts}")}
+
+
 def check_outcomes(
     results: list[Result], outcomes: dict[str, Any], chaos: Chaos, upstream: MisbehavingUpstream
 ) -> None:
@@ -298,9 +306,7 @@ def check_outcomes(
     with_usage = {text for text in answered if chaos.deeds[text, outcomes[text].served_by] in WITH_USAGE}
     stayed = {result.text for result in results if result.stayed}
     assert with_usage <= set(completed)
-    # On a busy machine an answer may come too late: then another model's counts, or none.
-    late = {text for text, outcome in outcomes.items() if TOO_LATE.search(f"{outcome.error} {outcome.attempts}")}
-    assert set(completed) & stayed <= answered | late, (
+    assert set(completed) & stayed <= answered | too_late(outcomes), (
         "what an upstream completed for a client that stayed is recorded so"
     )
 
@@ -389,7 +395,8 @@ async def test_chaos_with_hedging_and_resuming(stack: ExitStack, tmp_path: Path,
             assert outcomes[result.text].status in ("ok", "partial")
     assert gateway.gateway.resilience.state()["hedges"] > 0
     twice = [text for text, n in Counter(text for text, _ in chaos.completed).items() if n > 1]
-    assert all(outcomes[text].overhead_cost_usd for text in twice), "the second answer is on the bill"
+    read = set(twice) - too_late(outcomes)
+    assert all(outcomes[text].overhead_cost_usd for text in read), "the second answer is on the bill"
 
 
 @pytest.mark.soak

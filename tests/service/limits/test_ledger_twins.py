@@ -47,9 +47,10 @@ class Twins:
         self.ledger = Ledger()
         self.redis = RedisLimiter(link, clock=lambda: self.now)
         self.grants = []
+        self.names = itertools.count()
 
     async def take(self, tokens, cost):
-        name = f"twin-{len(self.grants)}-{self.now}"
+        name = f"twin-{next(self.names)}"
         verdict = self.ledger.take(name, self.subjects, tokens=tokens, cost_usd=cost, now=self.now)
         try:
             grant = await self.redis.acquire(self.subjects, tokens=tokens, cost_usd=cost)
