@@ -98,7 +98,7 @@ def arrivals(every_s: float, at_once: int) -> Callable[[Till, float, random.Rand
         end, waiting = time.monotonic() + seconds, []
         while time.monotonic() < end:
             waiting += [till.send() for _ in range(at_once)]
-            time.sleep(draw.expovariate(1 / every_s))
+            time.sleep(draw.expovariate(1 / every_s))  # the time to the next arrivals is part of the load
         for wait in waiting:
             wait()
 

@@ -16,16 +16,9 @@ from training.pocket.specifications import SPECIFICATIONS, price  # noqa: E402
 from training.pocket.tasks import balanced  # noqa: E402
 from training.pocket.tokenizer import build_tokenizer  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 FOUR_MEGABYTES = 4_000_000
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Tiny matrices on a busy machine: two threads waiting for each other take many times longer than one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 # Floors on 150 held-out prompts (two for each task and level), about eight points under what was measured:

@@ -21,13 +21,7 @@ from training.pocket.routing import (  # noqa: E402
 from training.pocket.routing_study import STUDY, study  # noqa: E402
 from training.pocket.train import build_model  # noqa: E402
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 def own(experts=4, chosen=2, hidden=8):

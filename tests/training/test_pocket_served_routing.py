@@ -22,16 +22,10 @@ from training.pocket.routing_study import STUDY  # noqa: E402
 from training.pocket.tokenizer import END, build_tokenizer  # noqa: E402
 from training.pocket.train import build_model, save, train  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 QUESTIONS = ("Write cat in capital letters.", "Spell the word house.", "Put the word tiger in upper case.")
 BRIEF = replace(STUDY, batch_size=8, weights={"upper_case": 1.0, "spell": 1.0})  # long enough to say something
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module", params=KINDS[1:])  # the first one is the class's own

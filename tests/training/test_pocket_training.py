@@ -17,16 +17,9 @@ from training.pocket.specifications import SPECIFICATIONS, count_parameters, pri
 from training.pocket.tokenizer import END, build_tokenizer, byte_ids  # noqa: E402
 from training.pocket.train import build_model, experts_of, learning_rate, train, train_and_save  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 TOKENIZER = build_tokenizer()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Tiny matrices on a busy machine: two threads waiting for each other take many times longer than one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def toy(name="pocket-numbers"):
