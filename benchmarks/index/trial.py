@@ -1,9 +1,9 @@
 """Does the trial that sets an index promise what new prompts get? ``python -m benchmarks.index.trial``.
 
 An index chooses its effort (how many inverted lists it looks into, how many candidates a graph search keeps) by trying
-queries made of its own rows: with noise of their length, and, for lists, half way between two of them; the worse of the
-two counts. Here the recall of such queries stands beside that of prompts the index does not hold. Writes ``trial.json``
-and ``trial.md``.
+queries made of its own rows: moved by noise of their length (graphs), or as if their own list were not there (lists).
+Here the recall of such queries, and of others, stands beside that of prompts the index does not hold. Writes
+``trial.json`` and ``trial.md``.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from llmrouter.encoders import encode_cached, load_encoder
 from llmrouter.exceptions import DataError
 from llmrouter.index import parse_kind
 from llmrouter.index._structure import build
+from llmrouter.index._trial import Trial
 from llmrouter.outcomes import load_table
 from llmrouter.types import FloatArray, IntArray
 
@@ -91,6 +92,12 @@ def recall_by_effort(rows: FloatArray, new: FloatArray, kind: str, efforts: Sequ
     if structure is None:
         raise DataError(f"{len(rows)} rows are scanned; a structure is built over at least {_LEAST_ROWS}")
     found = {}
+    trial = Trial.of_lists(structure.faiss, rows) if structure.kind.inverted else None
+    if trial is not None:
+        found["rows, own list left out"] = [
+            trial.recall(rows, replace(structure, effort=effort + trial.lists_left_out).candidates, best_only=False)
+            for effort in efforts
+        ]
     for asked, points in queries.items():
         products = points @ rows.T
         least = np.partition(products, -_K, axis=1)[:, -_K]

@@ -12,7 +12,7 @@ import numpy as np
 
 from llmrouter.index._faiss_check import load_faiss, loaded_faiss
 from llmrouter.index._kinds import IndexKind
-from llmrouter.index._ranking import max_length, rounding_error
+from llmrouter.index._trial import trials_of
 from llmrouter.types import FloatArray, IntArray
 
 if TYPE_CHECKING:
@@ -20,18 +20,6 @@ if TYPE_CHECKING:
 
 # Asked for beyond k, so that rows tied with the k-th are among the candidates.
 _SPARE = 16
-_TRIAL_QUERIES = 100
-_TRIAL_K = 100
-# Of the length of a row. Queries so far from the rows find no more of their neighbours than new prompts do, on each set
-# of outcomes at hand (`python -m benchmarks.index.trial`); closer ones promise too much. Where a prompt is there more
-# than k times even they do in inverted lists (.985 for .875), since all their neighbours are of one prompt: hence
-# points between rows as well (.897; at recalls of .95 and more they promise at most .007 too much there).
-_TRIAL_NOISE = 1.0
-# A graph finds so little of what lies between rows that a search took 23 ms at a million rows when it was set by that.
-# Rows moved farther do there: at the effort of 1.9 ms they find .953 where new prompts find .983.
-_TRIAL_NOISE_OF_GRAPHS = 1.5
-# Products held at once: 40 MB of them, however many rows there are.
-_TRIAL_BLOCK = 50_000
 # A doubled effort that gains less does not lead to the recall asked for: the codes are too coarse.
 _LEAST_GAIN = 0.002
 _MAX_OVERFETCH = 32
@@ -176,36 +164,25 @@ def _trained(kind: IndexKind, rows: FloatArray) -> Structure:
 
 
 def _calibrated(structure: Structure, rows: FloatArray) -> Structure:
-    """Return `structure` with the least effort and overfetch that reach the kind's recall on a trial.
+    """Return `structure` with the least effort and overfetch that reach the kind's recall on its trials.
 
-    The queries are some of the rows, moved away (for graphs farther), and for other structures points half way between
-    rows, which where many rows are alike are farther still; what the worse half of them finds counts. Effort and
-    overfetch are doubled, always the one that gains more, and the last doubling of effort is taken back by quarters as
-    far as it goes. Without kept rows nothing can be re-ranked, and fetching more does not help.
+    The trial in which less is found counts. Effort and overfetch are doubled, always the one that gains more, and the
+    last doubling of effort is taken back by quarters as far as it goes. Without kept rows nothing can be re-ranked, and
+    fetching more does not help.
     """
     kind = structure.kind
-    generator = np.random.default_rng(len(rows))
-    picked = np.sort(generator.choice(len(rows), min(_TRIAL_QUERIES, len(rows)), replace=False))
-    base = rows[picked]
-    lengths = np.linalg.norm(base, axis=1, keepdims=True) / np.sqrt(rows.shape[1])
-    graph = kind.name == "hnsw"
-    noise = _TRIAL_NOISE_OF_GRAPHS if graph else _TRIAL_NOISE
-    moved = base + noise * lengths * generator.standard_normal(base.shape)
-    parts = [moved] if graph else [moved, base + base[generator.permutation(len(base))]]
-    queries = np.concatenate(parts).astype(np.float32)
-    k = min(_TRIAL_K, len(rows))
-    thresholds = _kth_best(queries, rows, k) - rounding_error(queries, max_length(rows))
+    trials = trials_of(structure.faiss, rows, graph=kind.name == "hnsw", inverted=kind.inverted)
     lossy = kind.coded and not kind.keeps_rows
 
     def recall(effort: int, overfetch: int) -> float:
-        tried = Structure(kind, structure.faiss, structure.held, effort, overfetch)
-        found = tried.candidates(queries, k, None)
-        found = found[:, :k] if lossy else found  # nothing to re-rank by
-        hits = [
-            min(int((rows[places[places >= 0]] @ query >= least).sum()), k)
-            for places, query, least in zip(found, queries, thresholds, strict=True)
-        ]
-        return float(np.reshape(hits, (len(parts), -1)).mean(axis=1).min() / k)
+        return min(
+            trial.recall(
+                rows,
+                Structure(kind, structure.faiss, structure.held, effort + trial.lists_left_out, overfetch).candidates,
+                best_only=lossy,
+            )
+            for trial in trials
+        )
 
     limit = getattr(structure.faiss, "nlist", len(rows))
     effort = kind.effort or _FIRST_EFFORT.get(kind.name, 0)
@@ -227,17 +204,6 @@ def _calibrated(structure: Structure, rows: FloatArray) -> Structure:
             smaller = [effort * quarters // 8 for quarters in (5, 6, 7)]
             effort = next((less for less in smaller if recall(less, overfetch) >= kind.recall), effort)
     return Structure(kind, structure.faiss, structure.held, effort, overfetch)
-
-
-def _kth_best(queries: FloatArray, rows: FloatArray, k: int) -> FloatArray:
-    """Return the product of each of the (q, d) queries with the k-th best of the (n, d) rows, shape (q,)."""
-    best = np.empty((len(queries), 0), dtype=np.float32)
-    for start in range(0, len(rows), _TRIAL_BLOCK):
-        products = queries @ rows[start : start + _TRIAL_BLOCK].T
-        best = np.concatenate([best, products], axis=1)
-        best = np.partition(best, max(best.shape[1] - k, 0), axis=1)[:, -k:]
-    least: FloatArray = best.min(axis=1)
-    return least
 
 
 @contextmanager

@@ -96,6 +96,20 @@ def test_approximate_kinds_reach_their_recall_and_rank_exactly(name, many):
     np.testing.assert_array_equal(index.search(queries, 100).ids, found.ids)
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_prompts_that_come_again_and_again_promise_nothing_for_new_ones(seed):
+    """A hundred prompts, far apart, 120 times each: their own lists hold all near them, and say nothing of others."""
+    needs_faiss("ivf-flat")
+    prompts = unit_rows(160, dimension=64, seed=seed)
+    new, seen = prompts[:60], prompts[60:]
+    rows = np.repeat(seen, 120, axis=0) + 0.4 * unit_rows(12_000, dimension=64, seed=seed + 10)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    exact, index = ExactIndex(64), SegmentedIndex(64, IndexKind(name="ivf-flat", lists=60, recall=0.95))
+    for target in (exact, index):
+        target.add(np.arange(len(rows)), rows)
+    assert recall(index.search(new, 100), exact.search(new, 100)) >= 0.93  # points between rows alone: .75
+
+
 @pytest.mark.parametrize("name", APPROXIMATE)
 def test_removed_and_newly_added_rows_in_a_structure(name, many):
     needs_faiss(name)
