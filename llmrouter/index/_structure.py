@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +20,16 @@ if TYPE_CHECKING:
 
 # Asked for beyond k, so that rows tied with the k-th are among the candidates.
 _SPARE = 16
+# Of rows rounded to whole numbers, which are told apart less well: cheaper than another list.
+_SPARE_OF_INTEGERS = 48
 # A doubled effort that gains less does not lead to the recall asked for: the codes are too coarse.
 _LEAST_GAIN = 0.002
 _MAX_OVERFETCH = 32
+# Bytes that are multiplied as integers are scanned twice as fast as bytes with a range for each dimension, but all
+# dimensions have the range of the widest; too coarse where that is so many times the root mean square of all values.
+_WIDEST = 16.0
+_BYTE, _NARROWEST = np.float32(127.0), np.float32(1e-30)
+_SCALED_AT_ONCE = 100_000
 # Points a centroid is trained on; more hardly moves it and costs in proportion.
 _POINTS_PER_LIST = 64
 _FIRST_EFFORT = {"hnsw": 32, "ivf-flat": 4, "ivf-int8": 4, "ivf-pq": 4}
@@ -44,6 +51,10 @@ class Structure:
         Candidates of the graph search, or lists looked into; 0 for scans.
     overfetch : int
         How many times k are fetched to be re-ranked.
+    integers : bool
+        Whether rows and queries are scaled and rounded to whole numbers of a byte.
+    count : int
+        Rows n.
     """
 
     kind: IndexKind
@@ -51,19 +62,31 @@ class Structure:
     held: Any = None
     effort: int = 0
     overfetch: int = 1
+    integers: bool = False
+    count: int = field(init=False)
+    # By effort: only read by searches, and dearer to make than to use.
+    _parameters: dict[int, Any] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "count", self.faiss.ntotal)
+        object.__setattr__(self, "_parameters", {})
 
     def candidates(self, queries: FloatArray, k: int, alive: FloatArray | None) -> IntArray:
         """Return positions (n, c) of likely neighbours, -1 where there are fewer; `alive` (rows,) says which count.
 
         Where fewer than `k` come back, as from short inverted lists, those queries are asked again with more effort.
         """
-        living = self.faiss.ntotal if alive is None else int(alive.sum())
-        asked = min(self.overfetch * k + _SPARE, living)
+        living = self.count if alive is None else int(alive.sum())
+        spare = _SPARE_OF_INTEGERS if self.integers else _SPARE
+        asked = min(self.overfetch * k + spare, living)
         if asked == 0:
             return np.empty((len(queries), 0), dtype=np.int64)
         found = self._ask(queries, asked, alive, self.effort)
-        effort, limit = self.effort, getattr(self.faiss, "nlist", self.faiss.ntotal)
-        short = np.flatnonzero(found[:, min(k, asked) - 1] < 0)
+        last = found[:, min(k, asked) - 1]
+        if last.min(initial=0) >= 0:
+            return found
+        effort, limit = self.effort, getattr(self.faiss, "nlist", self.count)
+        short = np.flatnonzero(last < 0)
         while len(short) and 0 < effort < limit:
             effort = min(4 * effort, limit)
             found[short] = self._ask(queries[short], asked, alive, effort)
@@ -71,18 +94,28 @@ class Structure:
         return found
 
     def _ask(self, queries: FloatArray, asked: int, alive: FloatArray | None, effort: int) -> IntArray:
+        if self.integers:
+            queries = _as_integers(queries, np.abs(queries).max(axis=1, keepdims=True))
+        if self.kind.name == "hnsw":
+            effort = max(effort, asked)
+        parameters = self._parameters.get(effort) if alive is None else None
+        if parameters is None:
+            parameters = self._made_parameters(effort, alive)
+            if alive is None:
+                self._parameters[effort] = parameters
+        positions: IntArray = self.faiss.search(queries, asked, params=parameters)[1]
+        return positions
+
+    def _made_parameters(self, effort: int, alive: FloatArray | None) -> Any:
         library = loaded_faiss()
         chosen: dict[str, Any] = {}
         if alive is not None:
             chosen["sel"] = library.IDSelectorBitmap(np.packbits(alive, bitorder="little"))
         if self.kind.name == "hnsw":
-            parameters = library.SearchParametersHNSW(efSearch=max(effort, asked), **chosen)
-        elif self.kind.inverted:
-            parameters = library.SearchParametersIVF(nprobe=effort, **chosen)
-        else:
-            parameters = library.SearchParameters(**chosen)
-        positions: IntArray = self.faiss.search(queries, asked, params=parameters)[1]
-        return positions
+            return library.SearchParametersHNSW(efSearch=effort, **chosen)
+        if self.kind.inverted:
+            return library.SearchParametersIVF(nprobe=effort, **chosen)
+        return library.SearchParameters(**chosen)
 
     def decode(self, positions: IntArray) -> FloatArray:
         """Return the rows at `positions` as the codes say them, shape (len(positions), d)."""
@@ -118,7 +151,9 @@ def load(kind: IndexKind, path: Path, rows: FloatArray | None, *, effort: int, o
         index.own_fields = False
     elif kind.inverted:
         index.make_direct_map()
-    return Structure(kind, index, (held, rows), effort, overfetch)
+    quantizer = getattr(index, "sq", None)
+    integers = quantizer is not None and quantizer.qtype == library.ScalarQuantizer.QT_8bit_direct_signed
+    return Structure(kind, index, (held, rows), effort, overfetch, integers)
 
 
 def flat_view(rows: FloatArray) -> Any:
@@ -145,22 +180,43 @@ def _trained(kind: IndexKind, rows: FloatArray) -> Structure:
         index.train(rows)
         index.add(rows)
         return Structure(kind, index)
+    widest = None
     lists = min(kind.lists or 2 * int(len(rows) ** 0.5), len(rows))
     coarse = library.IndexFlatIP(d)
     if kind.name == "ivf-flat":
         index = library.IndexIVFFlat(coarse, d, lists, inner)
     elif kind.name == "ivf-int8":
-        code = library.ScalarQuantizer.QT_8bit
+        widest = _widest(rows) if kind.keeps_rows else None
+        code = library.ScalarQuantizer.QT_8bit if widest is None else library.ScalarQuantizer.QT_8bit_direct_signed
         by_residual = False  # as exact, and built sooner
         index = library.IndexIVFScalarQuantizer(coarse, d, lists, code, inner, by_residual)
     else:
         index = library.IndexIVFPQ(coarse, d, lists, kind.code_bytes, 8, inner)
     index.cp.max_points_per_centroid = _POINTS_PER_LIST
     index.cp.min_points_per_centroid = 1  # said by the caller's choice of lists; no warning to the terminal
-    index.train(rows)
-    index.add(rows)
+    if widest is None:
+        index.train(rows)
+        index.add(rows)
+    else:
+        picked = np.random.default_rng(len(rows)).permutation(len(rows))[: _POINTS_PER_LIST * lists]
+        index.train(_as_integers(rows[np.sort(picked)], widest))
+        for start in range(0, len(rows), _SCALED_AT_ONCE):
+            index.add(_as_integers(rows[start : start + _SCALED_AT_ONCE], widest))
     index.make_direct_map()
-    return Structure(kind, index, coarse)
+    return Structure(kind, index, coarse, integers=widest is not None)
+
+
+def _widest(rows: FloatArray) -> np.float32 | None:
+    """Return the largest absolute value in `rows` (n, d), or None where the other values are too small beside it."""
+    widest = max(rows.max(), -rows.min())
+    mean_square = float(np.vdot(rows, rows)) / rows.size
+    return widest if widest**2 <= _WIDEST**2 * mean_square and widest > 0.0 else None
+
+
+def _as_integers(points: FloatArray, widest: FloatArray | np.float32) -> FloatArray:
+    """Return `points` (n, d) scaled so that `widest` is the largest number of a byte, and rounded."""
+    scaled: FloatArray = np.rint(points * (_BYTE / np.maximum(widest, _NARROWEST)))
+    return scaled
 
 
 def _calibrated(structure: Structure, rows: FloatArray) -> Structure:
@@ -178,7 +234,7 @@ def _calibrated(structure: Structure, rows: FloatArray) -> Structure:
         return min(
             trial.recall(
                 rows,
-                Structure(kind, structure.faiss, structure.held, effort + trial.lists_left_out, overfetch).candidates,
+                replace(structure, effort=effort + trial.lists_left_out, overfetch=overfetch).candidates,
                 best_only=lossy,
             )
             for trial in trials
@@ -203,7 +259,7 @@ def _calibrated(structure: Structure, rows: FloatArray) -> Structure:
         if doubled and reached >= kind.recall:
             smaller = [effort * quarters // 8 for quarters in (5, 6, 7)]
             effort = next((less for less in smaller if recall(less, overfetch) >= kind.recall), effort)
-    return Structure(kind, structure.faiss, structure.held, effort, overfetch)
+    return replace(structure, effort=effort, overfetch=overfetch)
 
 
 @contextmanager

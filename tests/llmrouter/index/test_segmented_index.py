@@ -110,6 +110,24 @@ def test_prompts_that_come_again_and_again_promise_nothing_for_new_ones(seed):
     assert recall(index.search(new, 100), exact.search(new, 100)) >= 0.93  # points between rows alone: .75
 
 
+@pytest.mark.parametrize(("scale", "integers"), [(1.0, True), (1e-6, True), (100.0, False)])
+def test_bytes_are_whole_numbers_unless_one_dimension_is_far_wider_than_the_others(many, tmp_path, scale, integers):
+    needs_faiss("ivf-int8")
+    rows, queries = many
+    rows, queries = rows * np.float32(min(scale, 1.0)), queries * np.float32(min(scale, 1.0))
+    if not integers:
+        rows, queries = (np.hstack([part, scale * part[:, :1]]) for part in (rows, queries))
+    exact = ExactIndex(rows.shape[1])
+    exact.add(np.arange(len(rows)), rows)
+    index = StoredIndex.create(tmp_path / "index", rows.shape[1], IndexKind(name="ivf-int8", recall=0.95))
+    index.add(np.arange(len(rows)), rows)
+    index.close()
+    with StoredIndex.open(tmp_path / "index") as opened:
+        assert opened._state.segments[0].structure.integers is integers
+        assert recall(opened.search(queries, 100), exact.search(queries, 100)) >= 0.93
+        assert len(opened.search(np.zeros_like(queries[:1]), 100).ids[0]) == 100
+
+
 @pytest.mark.parametrize("name", APPROXIMATE)
 def test_removed_and_newly_added_rows_in_a_structure(name, many):
     needs_faiss(name)
