@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--large", action="store_true", help="and 10 million rows of 256 dimensions (hours, 24 GiB)")
     parser.add_argument("--timeout-s", type=float, default=3 * 3600.0, help="for one index at one size")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--core", type=int, help="to measure on; by default the first that may be used")
     parser.add_argument("--out", type=Path, default=RESULTS / "index")
     parser.add_argument("--name", default="index", help="of the files in --out")
     parser.add_argument(
@@ -46,14 +47,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         embeddings(dimension)  # once, so that the processes find them in the cache
     skipped = [name for name in options.indexes if not available(name)]
     jobs = [
-        {"index": name, "dimension": dimension, "rows": rows, "seed": options.seed}
+        {"name": name, "dimension": dimension, "rows": rows, "seed": options.seed, "core": options.core}
         for dimension in options.dimensions
         for rows in options.sizes
         for name in options.indexes
         if name not in skipped
     ]
     if options.large:
-        jobs += [{"index": name, "dimension": 256, "rows": _LARGE_ROWS, "seed": options.seed} for name in LARGE]
+        jobs += [
+            {"name": name, "dimension": 256, "rows": _LARGE_ROWS, "seed": options.seed, "core": options.core}
+            for name in LARGE
+        ]
     words = [word for word in (sys.argv[1:] if arguments is None else arguments) if word != "--resume"]
     document: dict[str, Any] = {
         **provenance(f"python -m benchmarks.index {shlex.join(words)}".rstrip()),
@@ -66,8 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = document["rows"] = _kept(options.out / f"{options.name}.json", document) if options.resume else []
     have = {(row["index"], row["dimension"], row["rows"]) for row in rows}
     for job in jobs:
-        label = f"{job['index']}, {job['rows']:,} x {job['dimension']}"
-        if (job["index"], job["dimension"], job["rows"]) in have:
+        label = f"{job['name']}, {job['rows']:,} x {job['dimension']}"
+        if (job["name"], job["dimension"], job["rows"]) in have:
             continue
         measured = _run(job, options.timeout_s)
         if isinstance(measured, str):

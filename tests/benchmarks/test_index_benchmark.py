@@ -69,9 +69,9 @@ def test_growth_is_the_slope_and_the_projection_follows_it():
 
 def test_the_page_says_what_was_measured_and_what_was_not(tmp_path, monkeypatch):
     def run(job, timeout_s):
-        if job["index"] == "hnsw":
+        if job["name"] == "hnsw":
             return "exit status 1: out of memory"
-        return measured(job["index"], job["rows"], 1.0, disk_bytes=1000, open_s=0.01)
+        return measured(job["name"], job["rows"], 1.0, disk_bytes=1000, open_s=0.01)
 
     monkeypatch.setattr(__main__, "_run", run)
     monkeypatch.setattr(__main__, "embeddings", lambda dimension: None)
@@ -92,10 +92,10 @@ def test_a_run_that_was_broken_off_is_resumed_and_another_is_refused(tmp_path, m
     asked = []
 
     def run(job, timeout_s):
-        asked.append((job["index"], job["rows"]))
+        asked.append((job["name"], job["rows"]))
         if len(asked) == 2:
             raise KeyboardInterrupt
-        return measured(job["index"], job["rows"], 1.0, other_cores=0.5)
+        return measured(job["name"], job["rows"], 1.0, other_cores=0.5)
 
     monkeypatch.setattr(__main__, "_run", run)
     monkeypatch.setattr(__main__, "embeddings", lambda dimension: None)
