@@ -38,6 +38,15 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
+def sync(path: Path) -> None:
+    """Have what the file `path` holds, or the names in the folder `path`, on disk before this returns."""
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def json_bytes(value: Mapping[str, Any]) -> bytes:
     """Return `value` as indented JSON, the same bytes for the same content."""
     return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()

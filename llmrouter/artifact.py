@@ -12,8 +12,8 @@
       selfcheck.json        a few embeddings and what the routers expected for them when they were written
       evaluation.json       how it scored when it was made, where it was evaluated
 
-Nothing is unpickled. A folder is written beside its place and renamed into it, and never changed afterwards;
-``current`` is a relative symbolic link that is replaced by rename.
+Nothing is unpickled. A folder is written beside its place, synced to disk and renamed into it, and never changed
+afterwards; ``current`` is a relative symbolic link that is replaced by rename.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from llmrouter import __version__
+from llmrouter._files import sync
 from llmrouter.encoders import Encoder, load_encoder
 from llmrouter.engine import RoutingEngine, TrainedRouters, check_trained
 from llmrouter.exceptions import ArtifactCorruptError, ArtifactError, FingerprintError, LLMRouterError
@@ -107,7 +108,10 @@ def save(
             shutil.rmtree(work)
         else:
             _make_readable(work)  # by whoever serves it; temporary folders and safetensors files are private
+            for path in (*work.rglob("*"), work):
+                sync(path)
             work.rename(target)
+            sync(parent)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
@@ -121,6 +125,7 @@ def promote(folder: Path) -> Path:
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(folder.name)
     temporary.replace(link)
+    sync(folder.parent)
     return link
 
 

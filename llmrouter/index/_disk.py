@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
+from llmrouter._files import sync
 from llmrouter.exceptions import VectorIndexError
 
 _CHUNK = 1 << 24  # bytes handed to one write
@@ -43,16 +44,7 @@ def replace_file(path: Path, content: bytes) -> None:
     fresh = path.with_name(path.name + ".new")
     write_file(fresh, [memoryview(content)])
     os.replace(fresh, path)  # noqa: PTH105 -- with the other calls that change a disk
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` last."""
-    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync(path.parent)
 
 
 def locked(path: Path) -> int:

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from llmrouter._files import sync
 from llmrouter.exceptions import ArtifactCorruptError
-from llmrouter.index._disk import sync_folder
 from llmrouter.index._kinds import IndexKind
 from llmrouter.index._log import ChangeLog, read_log
 from llmrouter.index._segment import Segment
@@ -86,7 +86,7 @@ def write_generation(
         tail, living = state.tail, state.tail.living()
         if len(living):
             log.append("add", tail.ids[living], tail.times[living], tail.rows[living])
-        sync_folder(folder)
+        sync(folder)
         manifest = replace(
             old, generation=generation, sequence=sequence, log=log.path.name, segments=entries, dead=dead
         )

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import rule
 from test_segmented_index import AgainstADictionary, StoredAgainstADictionary
 
+from llmrouter import _files
 from llmrouter.exceptions import VectorIndexError
 from llmrouter.index import (
     IndexKind,
@@ -202,7 +203,7 @@ def test_a_disk_that_fails_anywhere_in_the_background(tmp_path, monkeypatch):
         folder = tmp_path / str(fails_at)
         with StoredIndex.create(folder, 6, KIND) as index:
             disk = Failing(fails_at)
-            for module in (_disk, _log):
+            for module in (_disk, _files, _log):
                 monkeypatch.setattr(module, "os", disk)
             index.add(np.arange(20), ROWS[:20])
             try:
@@ -210,7 +211,7 @@ def test_a_disk_that_fails_anywhere_in_the_background(tmp_path, monkeypatch):
                 refusal = None
             except VectorIndexError as raised:
                 refusal = str(raised)
-            for module in (_disk, _log):
+            for module in (_disk, _files, _log):
                 monkeypatch.setattr(module, "os", os)
             if refusal is not None:
                 failures += 1

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llmrouter import _files
 from llmrouter.exceptions import ArtifactCorruptError, ArtifactError, FingerprintError, VectorIndexError
 from llmrouter.index import IndexKind, SegmentedIndex, StoredIndex, _disk, _kinds, _log, _segmented, _stored
 from tests.contracts.index_kit import assert_searches_like, unit_rows
@@ -339,7 +340,7 @@ def test_a_disk_that_fails_at_any_call_leaves_the_state_unchanged(folder, tmp_pa
         shutil.copytree(folder, twin)
         with StoredIndex.open(twin) as index:
             disk = FailingDisk(number, error)
-            for module in (_disk, _log):
+            for module in (_disk, _files, _log):
                 monkeypatch.setattr(module, "os", disk)
             try:
                 CHANGES[change](index)
@@ -387,7 +388,9 @@ def test_a_snapshot_is_on_disk_before_the_manifest_names_it(folder, monkeypatch)
 
     with StoredIndex.create(folder, 6) as index:
         grow(index)
-        monkeypatch.setattr(_disk, "os", Watched(0, 0))
+        watched = Watched(0, 0)
+        for module in (_disk, _files):
+            monkeypatch.setattr(module, "os", watched)
         index.compact()
     named = {path.name for path in folder.iterdir()} - {"lock", "manifest.json"}
     before = [name for call, name in calls[: calls.index(("fsync", "index"))] if call == "fsync"]
