@@ -94,7 +94,7 @@ def recall_by_effort(rows: FloatArray, new: FloatArray, kind: str, efforts: Sequ
     found = {}
     trial = Trial.of_lists(structure.faiss, rows) if structure.kind.inverted else None
     if trial is not None:
-        found["rows, own list left out"] = [
+        found["rows, own list left out, less a standard error"] = [
             trial.recall(rows, replace(structure, effort=effort + trial.lists_left_out).candidates, best_only=False)
             for effort in efforts
         ]

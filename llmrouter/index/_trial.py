@@ -91,7 +91,11 @@ class Trial:
     def recall(
         self, rows: FloatArray, candidates: Callable[[FloatArray, int, BoolArray | None], IntArray], *, best_only: bool
     ) -> float:
-        """Return the mean part of the k nearest `rows` that `candidates` finds, or that its first k have."""
+        """Return the part of the k nearest `rows` that `candidates` finds, or that its first k have.
+
+        The mean over the queries, less its standard error: a search of inverted lists or a graph finds nearly all or
+        few, so that the mean of another sample of queries is often a hundredth away.
+        """
         if self.lists is None or self.own is None:
             found = list(candidates(self.queries, self.k, None))
         else:
@@ -99,11 +103,12 @@ class Trial:
                 candidates(query[None], self.k, self.lists != own)[0]
                 for query, own in zip(self.queries, self.own, strict=True)
             ]
-        hits = 0
-        for query, places, least in zip(self.queries, found, self.least, strict=True):
+        hits = np.empty(len(self.queries))
+        for number, (query, places, least) in enumerate(zip(self.queries, found, self.least, strict=True)):
             places = places[: self.k] if best_only else places
-            hits += min(int((rows[places[places >= 0]] @ query >= least).sum()), self.k)
-        return hits / (self.k * len(self.queries))
+            hits[number] = min(int((rows[places[places >= 0]] @ query >= least).sum()), self.k)
+        parts = hits / self.k
+        return float(parts.mean() - parts.std() / np.sqrt(len(parts)))
 
 
 def trials_of(faiss: Any, rows: FloatArray, *, graph: bool, inverted: bool) -> list[Trial]:
