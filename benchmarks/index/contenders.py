@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from llmrouter.index import StoredIndex, VectorIndex, create_index, parse_kind
+from llmrouter.index._state import MAX_SEGMENT_ROWS
 from llmrouter.registry import parse_spec
 from llmrouter.types import FloatArray, IntArray
 
@@ -84,10 +85,17 @@ class Stored:
         self._folder = tempfile.TemporaryDirectory(prefix="index-benchmark-")
         self._path = Path(self._folder.name) / "index"
         self.index = StoredIndex.create(self._path, dimension, parse_kind(spec, dimension, rows=rows))
+        self._waiting: list[tuple[IntArray, FloatArray]] = []
+        self._rows = rows
 
     def add(self, ids: IntArray, rows: FloatArray, /) -> None:
-        """Take rows (n, d)."""
-        self.index.add(ids, rows)
+        """Take rows (n, d): as a bulk load does, as many at once as a segment may hold."""
+        self._waiting.append((ids, rows))
+        waiting = sum(len(part) for part, _ in self._waiting)
+        if waiting >= min(MAX_SEGMENT_ROWS, self._rows - len(self.index)):
+            parts = list(zip(*self._waiting, strict=True))
+            self._waiting.clear()
+            self.index.add(*(np.concatenate(part) if len(part) > 1 else part[0] for part in parts))
 
     def search(self, query: FloatArray, k: int, /) -> IntArray:
         """Return the ids (k,) nearest to one query (d,)."""

@@ -33,7 +33,7 @@ def checked_rows(rows: Any, dimension: int, *, name: str) -> FloatArray:
         raise VectorIndexError(f"{name} must be numbers of shape (n, {dimension}): {error}") from error
     if array.ndim != 2 or array.shape[1] != dimension:
         raise VectorIndexError(f"{name} must have the shape (n, {dimension}), not {array.shape}")
-    if array.size and np.abs(array).max() <= _MAX_LENGTH:  # NaN is not
+    if array.size and max(array.max(), -array.min()) <= _MAX_LENGTH:  # NaN is not
         return array
     if not np.isfinite(array).all():
         bad = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])

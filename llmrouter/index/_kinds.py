@@ -190,9 +190,9 @@ def choose_kind(rows: int, dimension: int, *, memory_gib: float | None = None, r
     ================================================  =============  ============================================
     recall 1, rows fit                                ``flat``       nothing else promises it
     up to 20,000 rows that fit                        ``flat``       a scan takes a millisecond or two
-    rows and graph fit                                ``hnsw``       the fewest rows looked at for a high recall
-    rows fit, the graph does not                      ``ivf-flat``   no more memory than the rows
-    int8 codes in lists fit                           ``ivf-int8``   a quarter of the rows; they are not kept
+    rows and a byte a value fit                       ``ivf-int8``   fastest, from 100,000 to a million rows
+    rows fit                                          ``ivf-flat``   no more memory than the rows
+    a byte a value fits                               ``ivf-int8``   a quarter of the rows; they are not kept
     int8 codes fit                                    ``int8``       16 bytes a row less, but a scan
     else                                              ``ivf-pq``     d / 8 bytes a row; they are not kept
     ================================================  =============  ============================================
@@ -223,7 +223,7 @@ def choose_kind(rows: int, dimension: int, *, memory_gib: float | None = None, r
     tried = [IndexKind(name="flat")] if recall >= 1.0 or rows <= AUTO_SCAN_ROWS else []
     if recall < 1.0:
         tried += [
-            IndexKind(name="hnsw", recall=recall),
+            IndexKind(name="ivf-int8", recall=recall),
             IndexKind(name="ivf-flat", recall=recall),
             IndexKind(name="ivf-int8", keep=False, recall=recall),
             IndexKind(name="int8", keep=False, recall=recall),

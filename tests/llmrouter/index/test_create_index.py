@@ -99,7 +99,8 @@ def test_bad_specs_name_the_parameter_and_the_remedy(spec, message):
     [
         (10**6, None, 1.0, "flat"),
         (10**4, None, 0.9, "flat"),
-        (10**6, None, 0.95, "hnsw"),
+        (10**6, None, 0.95, "ivf-int8"),
+        (10**6, 1.25, 0.95, "ivf-int8"),
         (10**6, 1.0, 0.95, "ivf-flat"),
         (10**6, 0.5, 0.95, "ivf-int8"),
         (10**6, 0.262, 0.95, "int8"),
