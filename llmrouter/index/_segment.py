@@ -45,14 +45,16 @@ class Segment:
     name: str = ""
 
     @classmethod
-    def of(cls, kind: IndexKind, ids: IntArray, times: FloatArray, rows: FloatArray) -> Segment:
-        """Return a segment of new rows (n, d), whatever their order."""
+    def of(
+        cls, kind: IndexKind, ids: IntArray, times: FloatArray, rows: FloatArray, *, like: Segment | None = None
+    ) -> Segment:
+        """Return a segment of new rows (n, d), whatever their order; some may be of a segment `like` this."""
         order = np.argsort(ids, kind="stable")
         ids, times, rows = ids[order], times[order], np.ascontiguousarray(rows[order], dtype=np.float32)
         stored: Rows = MemoryRows(rows)
         if kind.resident:
             return cls(ids, times, stored, resident(kind, stored), max_length(rows))
-        structure = build(kind, rows)
+        structure = build(kind, rows, like=like.structure if like and isinstance(like.structure, Structure) else None)
         if structure is not None and not kind.keeps_rows:
             stored = DecodedRows(structure)
         elif structure is not None and kind.name == "hnsw":

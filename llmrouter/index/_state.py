@@ -158,6 +158,7 @@ class State:
         more = 0 if added is None else len(added[0])
         tail = len(self.tail.living())
         groups, kept = self._groups(tail + more, all_=all_)
+        longest = max(self.segments, key=lambda segment: len(segment.ids), default=None)
         segments = [self.segments[number] for number in kept]
         living = [self.alive[number] for number in kept]
         for place, group in enumerate(groups):
@@ -170,7 +171,7 @@ class State:
             pieces = part.parts() + ([added] if added is not None and place == 0 else [])
             pieces = [piece for piece in pieces if len(piece[0])]
             if pieces:
-                segments.append(Segment.of(kind, *_joined(pieces)))
+                segments.append(Segment.of(kind, *_joined(pieces), like=longest))
                 living.append(None)
         return State(tuple(segments), tuple(living), Tail.empty(self.dimension), self.size + more)
 

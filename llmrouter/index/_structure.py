@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llmrouter.index._codes import as_integers, takes_integers
 from llmrouter.index._faiss_check import load_faiss, loaded_faiss
 from llmrouter.index._kinds import IndexKind
+from llmrouter.index._train import train
 from llmrouter.index._trial import trials_of
 from llmrouter.types import FloatArray, IntArray
 
@@ -25,13 +27,6 @@ _SPARE_OF_INTEGERS = 48
 # A doubled effort that gains less does not lead to the recall asked for: the codes are too coarse.
 _LEAST_GAIN = 0.002
 _MAX_OVERFETCH = 32
-# Bytes that are multiplied as integers are scanned twice as fast as bytes with a range for each dimension, but all
-# dimensions have the range of the widest; too coarse where that is so many times the root mean square of all values.
-_WIDEST = 16.0
-_BYTE, _NARROWEST = np.float32(127.0), np.float32(1e-30)
-_SCALED_AT_ONCE = 100_000
-# Points a centroid is trained on; more hardly moves it and costs in proportion.
-_POINTS_PER_LIST = 64
 _FIRST_EFFORT = {"hnsw": 32, "ivf-flat": 4, "ivf-int8": 4, "ivf-pq": 4}
 
 
@@ -95,7 +90,7 @@ class Structure:
 
     def _ask(self, queries: FloatArray, asked: int, alive: FloatArray | None, effort: int) -> IntArray:
         if self.integers:
-            queries = _as_integers(queries, np.abs(queries).max(axis=1, keepdims=True))
+            queries = as_integers(queries, np.abs(queries).max(axis=1, keepdims=True))
         if self.kind.name == "hnsw":
             effort = max(effort, asked)
         parameters = self._parameters.get(effort) if alive is None else None
@@ -132,12 +127,16 @@ class Structure:
         return memoryview(library.vector_to_array(writer.data)).cast("B")
 
 
-def build(kind: IndexKind, rows: FloatArray) -> Structure | None:
-    """Return a structure over `rows` (n, d), set to the kind's recall; None where a scan does as well."""
+def build(kind: IndexKind, rows: FloatArray, *, like: Structure | None = None) -> Structure | None:
+    """Return a structure over `rows` (n, d), set to the kind's recall; None where a scan does as well.
+
+    Some of the rows may come out of the codes of a structure `like` this: see `train`.
+    """
     if kind.exact or len(rows) < kind.least_rows:
         return None
     with _threads(kind.threads):
-        return _calibrated(_trained(kind, rows), rows)
+        index, held = train(kind, rows, like=None if like is None else like.faiss)
+        return _calibrated(Structure(kind, index, held, integers=takes_integers(index)), rows)
 
 
 def load(kind: IndexKind, path: Path, rows: FloatArray | None, *, effort: int, overfetch: int) -> Structure:
@@ -151,9 +150,7 @@ def load(kind: IndexKind, path: Path, rows: FloatArray | None, *, effort: int, o
         index.own_fields = False
     elif kind.inverted:
         index.make_direct_map()
-    quantizer = getattr(index, "sq", None)
-    integers = quantizer is not None and quantizer.qtype == library.ScalarQuantizer.QT_8bit_direct_signed
-    return Structure(kind, index, (held, rows), effort, overfetch, integers)
+    return Structure(kind, index, (held, rows), effort, overfetch, takes_integers(index))
 
 
 def flat_view(rows: FloatArray) -> Any:
@@ -164,59 +161,6 @@ def flat_view(rows: FloatArray) -> Any:
     flat.codes = library.MaybeOwnedVectorUInt8.create_view(library.swig_ptr(memory), memory.nbytes, flat.codes.owner)
     flat.ntotal = len(rows)
     return flat
-
-
-def _trained(kind: IndexKind, rows: FloatArray) -> Structure:
-    library = load_faiss()
-    d, inner = rows.shape[1], library.METRIC_INNER_PRODUCT
-    if kind.name == "hnsw":
-        index = library.IndexHNSWFlat(d, kind.m, inner)
-        index.hnsw.efConstruction = kind.ef_construction
-        index.add(rows)
-        return Structure(kind, index)
-    if kind.name in ("fp16", "int8"):
-        code = library.ScalarQuantizer.QT_fp16 if kind.name == "fp16" else library.ScalarQuantizer.QT_8bit
-        index = library.IndexScalarQuantizer(d, code, inner)
-        index.train(rows)
-        index.add(rows)
-        return Structure(kind, index)
-    widest = None
-    lists = min(kind.lists or 2 * int(len(rows) ** 0.5), len(rows))
-    coarse = library.IndexFlatIP(d)
-    if kind.name == "ivf-flat":
-        index = library.IndexIVFFlat(coarse, d, lists, inner)
-    elif kind.name == "ivf-int8":
-        widest = _widest(rows) if kind.keeps_rows else None
-        code = library.ScalarQuantizer.QT_8bit if widest is None else library.ScalarQuantizer.QT_8bit_direct_signed
-        by_residual = False  # as exact, and built sooner
-        index = library.IndexIVFScalarQuantizer(coarse, d, lists, code, inner, by_residual)
-    else:
-        index = library.IndexIVFPQ(coarse, d, lists, kind.code_bytes, 8, inner)
-    index.cp.max_points_per_centroid = _POINTS_PER_LIST
-    index.cp.min_points_per_centroid = 1  # said by the caller's choice of lists; no warning to the terminal
-    if widest is None:
-        index.train(rows)
-        index.add(rows)
-    else:
-        picked = np.random.default_rng(len(rows)).permutation(len(rows))[: _POINTS_PER_LIST * lists]
-        index.train(_as_integers(rows[np.sort(picked)], widest))
-        for start in range(0, len(rows), _SCALED_AT_ONCE):
-            index.add(_as_integers(rows[start : start + _SCALED_AT_ONCE], widest))
-    index.make_direct_map()
-    return Structure(kind, index, coarse, integers=widest is not None)
-
-
-def _widest(rows: FloatArray) -> np.float32 | None:
-    """Return the largest absolute value in `rows` (n, d), or None where the other values are too small beside it."""
-    widest = max(rows.max(), -rows.min())
-    mean_square = float(np.vdot(rows, rows)) / rows.size
-    return widest if widest**2 <= _WIDEST**2 * mean_square and widest > 0.0 else None
-
-
-def _as_integers(points: FloatArray, widest: FloatArray | np.float32) -> FloatArray:
-    """Return `points` (n, d) scaled so that `widest` is the largest number of a byte, and rounded."""
-    scaled: FloatArray = np.rint(points * (_BYTE / np.maximum(widest, _NARROWEST)))
-    return scaled
 
 
 def _calibrated(structure: Structure, rows: FloatArray) -> Structure:

@@ -47,13 +47,13 @@ class Gate:
         self.builds = 0
         real = _state.Segment.of
 
-        def of(*arguments):
+        def of(*arguments, **options):
             self.builds += 1
             self.entered.set()
             assert self.open.wait(20)
             if self.error is not None:
                 raise self.error
-            return real(*arguments)
+            return real(*arguments, **options)
 
         monkeypatch.setattr(_state.Segment, "of", of)
 
