@@ -38,14 +38,15 @@ def measure(name: str, dimension: int, rows: int, *, seed: int, core: int | None
     others = _OtherPrograms()
     contender = make(name, dimension, rows)
     best, similar = np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
-    built, memory = 0.0, 0
+    built, at_first = 0.0, _resident()
     for number, chunk in enumerate(chunks(base, rows, seed=seed)):
         ids = np.arange(number * CHUNK, number * CHUNK + len(chunk))
-        before, started = _resident(), time.perf_counter()
+        started = time.perf_counter()
         contender.add(ids, chunk)
         built += time.perf_counter() - started
-        memory += _resident() - before
         best, similar = _nearest(queries, chunk, ids, best, similar)
+        del chunk, ids
+    memory = _resident() - at_first
     facts = contender.facts()
     found = {k: [contender.search(query, k) for query in queries] for k in (10, TOP)}
     similarity = _Similarities(base, rows, seed, queries)

@@ -118,11 +118,12 @@ def _table(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     heads += ["bytes a row", "open, s", "on disk, bytes a row"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in sorted(rows, key=lambda row: row["rows"]):
+        memory = "" if row["bytes_per_row"] is None else f"{row['bytes_per_row']:,.0f}"
         disk = f"{row['disk_bytes'] / row['rows']:,.0f}" if "disk_bytes" in row else ""
         lines.append(
             f"| {row['rows']:,} | `{row['index']}` | {row['recall_10']:.3f} | {row['recall_100']:.3f} "
             f"| {_figure(row['p50_ms'])} | {_figure(row['p99_ms'])} | {row['qps_1']:,.0f} "
-            f"| {_figure(row.get('qps_2'))} | {_figure(row['build_s'])} | {row['bytes_per_row']:,.0f} "
+            f"| {_figure(row.get('qps_2'))} | {_figure(row['build_s'])} | {memory} "
             f"| {_figure(row.get('open_s'))} | {disk} |"
         )
     return lines
