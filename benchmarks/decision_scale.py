@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--encoder", default="static", help="static, or onnx:folder=DIR of an int8 export")
-    parser.add_argument("--index", default="ivf-flat:recall=0.95")
+    parser.add_argument("--index", default="ivf-int8:recall=0.95")
     parser.add_argument("--k", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=5, help="of all queries")
     parser.add_argument("--out", type=Path, default=RESULTS)
