@@ -147,7 +147,13 @@ async def test_all_faults_at_once_beside_a_healthy_model(
     answers = await ask_all(gateway.url, asked, at_once=48)
 
     assert len(answers) == len(asked)
-    broken = [answer for answer in answers if fault_of(answer) == "breaking" and answer.question.stream]
+    # On a busy machine the first token of a stream that is to break may come too late: then it falls back, too.
+    broken = [
+        answer
+        for answer in answers
+        if fault_of(answer) == "breaking" and answer.question.stream and answer.headers["x-llmrouter-fallbacks"] == "0"
+    ]
+    assert broken
     for answer in answers:
         if answer in broken:
             check_broken_stream(answer)
