@@ -158,6 +158,7 @@ class State:
         more = 0 if added is None else len(added[0])
         tail = len(self.tail.living())
         groups, kept = self._groups(tail + more, all_=all_)
+        # What the longest learned is used again where rows are not kept: most of what is merged was coded by it.
         longest = max(self.segments, key=lambda segment: len(segment.ids), default=None)
         segments = [self.segments[number] for number in kept]
         living = [self.alive[number] for number in kept]

@@ -50,7 +50,7 @@ def train(kind: IndexKind, rows: FloatArray, *, like: Any = None) -> tuple[Any, 
         if widest is not None:
             _fill_with_integers(index, rows, widest)
             return index, coarse
-    elif isinstance(like, library.IndexIVFPQ) and 2 * like.nlist >= lists:
+    elif isinstance(like, library.IndexIVFPQ) and lists / 2 <= like.nlist <= 2 * lists:
         return _with_lists_of(like, rows)
     else:
         index = library.IndexIVFPQ(coarse, d, lists, kind.code_bytes, 8, inner)
