@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 import os
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import is_hypothesis_test, settings
+
+_settrace = sys.settrace
+
+
+def _settrace_in_turn(function: Any, /) -> None:
+    while True:
+        try:
+            return _settrace(function)
+        except RuntimeError:
+            time.sleep(0)
+
+
+# A thread that starts while coverage is measured sets a trace function first, and Python refuses that, which ends the
+# thread before it has begun, while another thread is at it. A library's audit hook in Python (filelock's, which torch
+# brings) makes that likely: it runs in the midst, so that threads may be switched there.
+sys.settrace = _settrace_in_turn
 
 # What a property test tries unless it says otherwise; `make soak` and whoever looks for a bug ask for more.
 settings.register_profile("llmrouter", max_examples=int(os.environ.get("LLMROUTER_EXAMPLES", "30")), deadline=None)
