@@ -63,7 +63,7 @@ def test_work_is_bounded_by_the_settings_and_not_by_the_text():
 
     class Counting(WindowedTokenizer):
         def __init__(self, inner):
-            self._tokenizer = inner
+            self._tokenizer, self._words = inner, None
             self.max_windows, self.window_tokens = 4, 10
 
     class Recorder:
