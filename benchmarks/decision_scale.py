@@ -21,21 +21,22 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import numpy as np
 
-from benchmarks.decision import MODELS
-from benchmarks.index.data import NOISE, chunks, prompts
+from benchmarks.index.data import NOISE, chunks, outcomes, prompts
 from benchmarks.learning._result_files import provenance, write_result
 from benchmarks.quality.run import RESULTS
 from llmrouter.encoders import Encoder, encode_cached, load_encoder
 from llmrouter.engine import RoutingEngine, TrainedRouters
 from llmrouter.index import VectorIndex, create_index
+from llmrouter.outcomes import OutcomeTable
 from llmrouter.policy import UtilityPolicy
 from llmrouter.registry import create
-from llmrouter.types import FloatArray, ModelCard, Price, RoutingRequest
+from llmrouter.routers import StackRouter
+from llmrouter.types import FloatArray, RoutingRequest
 
 TARGETS_MS = {"static": (1.0, 3.0), "onnx": (5.0, None)}
 """Of p50 and p99, by the encoder's name up to a colon."""
 _QUERIES = 200
-_TRAINED_ON = 10_000
+_COST_ROUTER = "kernel-ridge"  # the stack's
 _TOKENS = 40
 
 
@@ -62,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"built in {build_s:.0f} s", flush=True)
     queries = encoder.encode(asked)
     recall = _recall(index, base, options.rows, queries[:100], options.k)
-    engine = _engine(encoder, index, base)
+    table = outcomes().split("train")
+    engine, members = _engine(encoder, index, table)
     measured = _measure(engine, index, asked, k=options.k, rounds=options.rounds)
     words = sys.argv[1:] if arguments is None else arguments
     document = {
@@ -75,6 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "k": options.k,
         "build_s": build_s,
         "recall": recall,
+        "members": members,
+        "models": len(table.models),
+        "trained_on": len(table.texts),
         "tokens": float(np.median([encoder.count_tokens(text) for text in asked])),
         "parts": measured,
         "bandwidth_gb_s": _bandwidth(),
@@ -88,6 +93,7 @@ def page(document: dict[str, Any]) -> str:
     whole = document["parts"]["decision"]
     scanned = 4.0 * document["rows"] * document["dimension"]
     speed = document["bandwidth_gb_s"] * 1e9
+    members = ", ".join(f"{name} {weight:.2f}" for name, weight in document["members"].items())
     p50_target, p99_target = TARGETS_MS.get(document["encoder"], (None, None))
     lines = [
         f"# A decision beside {document['rows']:,} outcomes",
@@ -98,8 +104,9 @@ def page(document: dict[str, Any]) -> str:
             f"Prompts of {document['tokens']:.0f} tokens (median), encoder `{document['encoder']}`, "
             f"{document['dimension']} dimensions; rows: {document['source']}, repeated with noise of {NOISE:g} of "
             f"their length; index `{document['index']}`, built in {document['build_s']:,.0f} s; k = {document['k']}, "
-            f"recall {document['recall']:.3f}. The stack was trained on {_TRAINED_ON:,} of the rows with made-up "
-            f"outcomes of {MODELS} models: its decision does not grow with the log. One core, one request at a time."
+            f"recall {document['recall']:.3f}. The stack was trained on the outcomes of {document['models']} models on "
+            f"{document['trained_on']:,} prompts ({members}): its decision does not grow with the log. One core, one "
+            "request at a time."
         ),
         "",
         "| part | p50, ms | p99, ms |",
@@ -168,31 +175,28 @@ def _recall(index: VectorIndex, base: FloatArray, rows: int, queries: FloatArray
     return float(np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(found, ids, strict=True)]))
 
 
-def _engine(encoder: Encoder, index: VectorIndex, base: FloatArray) -> RoutingEngine:
-    """Return an engine with the default stack, trained on made-up outcomes, beside the index."""
-    rng = np.random.default_rng(0)
-    (X,) = chunks(base, _TRAINED_ON, seed=1)
-    skill = 1.0 / (1.0 + np.exp(-2.4 * X @ rng.standard_normal((X.shape[1], MODELS))))
-    quality = (rng.random(skill.shape) < skill).astype(float)
-    tokens = rng.lognormal(4.0 + 0.4 * X @ rng.standard_normal((X.shape[1], MODELS)), 0.3)
-    names = tuple(f"model-{number}" for number in range(MODELS))
-    cards = [ModelCard(name, Price(0.1 * (number + 1), 0.4 * (number + 1))) for number, name in enumerate(names)]
-    means = dict(zip(names, quality.mean(axis=0).tolist(), strict=True))
-    router = create("router", "stack").fit(X, quality)
+def _engine(encoder: Encoder, index: VectorIndex, table: OutcomeTable) -> tuple[RoutingEngine, dict[str, float]]:
+    """Return an engine with the default stack, trained on a table, beside the index, and the weights of its members."""
+    X = encode_cached(encoder, table.router_texts())
+    router: StackRouter = create("router", "stack").fit(X, table.quality)
+    dollars = table.cost_usd
+    costs = dict(zip(table.models, np.nanmean(dollars, axis=0).tolist(), strict=True))
+    means = dict(zip(table.models, np.nanmean(table.quality, axis=0).tolist(), strict=True))
     trained = TrainedRouters(
-        models=names,
+        models=table.models,
         quality=router,
-        cost=create("router", router.cost_router).fit(X, tokens),
-        cost_unit="output_tokens",
-        reference_cost_usd=0.001,
+        cost=create("router", _COST_ROUTER).fit(X, dollars),
+        cost_unit="usd",
+        reference_cost_usd=max(costs.values()),
         router_name="stack",
-        cost_router_name=router.cost_router,
+        cost_router_name=_COST_ROUTER,
         best_single=max(means, key=lambda name: means[name]),
         mean_quality=means,
-        mean_cost_usd=dict.fromkeys(names, 0.0005),
+        mean_cost_usd=costs,
         guard=0.1,
     )
-    return RoutingEngine(cards, encoder, trained=replace(trained, index=index), policy=UtilityPolicy())
+    engine = RoutingEngine(table.cards(), encoder, trained=replace(trained, index=index), policy=UtilityPolicy())
+    return engine, dict(router.weights_)
 
 
 def _measure(

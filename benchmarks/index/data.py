@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.quality.sets import POCKET
 from llmrouter.encoders import encode_cached, load_encoder
-from llmrouter.outcomes import load_table
+from llmrouter.outcomes import OutcomeTable, load_table
 from llmrouter.types import FloatArray
 
 ENCODERS = {256: "static", 384: "minilm"}
@@ -23,14 +23,19 @@ _MOST_PROMPTS = 4_000
 _PUBLIC_SET = "routerbench_subset"
 
 
-def prompts() -> tuple[str, list[str]]:
-    """Return the data set at hand and its prompts: RouterBench's under LLMROUTER_DATA, else the pocket's."""
+def outcomes() -> OutcomeTable:
+    """Return the data set at hand: RouterBench's under LLMROUTER_DATA, else the pocket's."""
     place = os.environ.get("LLMROUTER_DATA")
     folder = Path(place) / _PUBLIC_SET if place else None
-    name, source = (_PUBLIC_SET, folder) if folder is not None and folder.is_dir() else ("pocket", POCKET)
-    texts = sorted(set(load_table(source).router_texts()))
+    return load_table(folder if folder is not None and folder.is_dir() else POCKET)
+
+
+def prompts() -> tuple[str, list[str]]:
+    """Return the name of the data set at hand and its prompts, 4,000 at most."""
+    table = outcomes()
+    texts = sorted(set(table.router_texts()))
     picked = np.random.default_rng(0).permutation(len(texts))[:_MOST_PROMPTS]
-    return name, [texts[place] for place in picked]
+    return table.name, [texts[place] for place in picked]
 
 
 def embeddings(dimension: int) -> tuple[str, FloatArray, FloatArray]:

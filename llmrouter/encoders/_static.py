@@ -127,7 +127,7 @@ class StaticEncoder:
     def _pooled(self, ids: list[list[int]]) -> FloatArray:
         """Return the unit mean of the vectors of each list of tokens, none of them empty."""
         starts = [0, *accumulate(len(tokens) for tokens in ids[:-1])]
-        gathered = self._table.take(list(chain.from_iterable(ids)), axis=0)
+        gathered = self._table.take(np.array(list(chain.from_iterable(ids))), axis=0)
         summed: FloatArray = np.add.reduceat(gathered, starts, axis=0, dtype=np.float32)
         length = np.sqrt((summed * summed).sum(axis=1, keepdims=True))
         np.divide(summed, length, out=summed, where=length > 0)

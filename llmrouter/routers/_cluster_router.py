@@ -91,9 +91,10 @@ class ClusterRouter(OnlineBase):
     def _mixed(self, chosen: IntArray | None, weight: FloatArray) -> tuple[FloatArray, FloatArray]:
         means = self.table_[None] if chosen is None else self.table_[chosen]
         variances = self.variance_[None] if chosen is None else self.variance_[chosen]
-        mean = (weight[:, :, None] * means).sum(axis=1)
-        variance = (weight[:, :, None] ** 2 * variances).sum(axis=1)
-        return np.clip(mean, self.lower_, self.upper_), np.sqrt(variance)
+        share = weight[:, :, None]
+        mean = np.add.reduce(share * means, axis=1)
+        variance = np.add.reduce(share * share * variances, axis=1)
+        return np.minimum(np.maximum(mean, self.lower_), self.upper_), np.sqrt(variance)
 
     def _learned(self) -> Learned:
         arrays = {
