@@ -2,11 +2,17 @@
 
 import json
 
+import numpy as np
+
 from benchmarks import decision_scale
+from benchmarks.quality.sets import POCKET
+from llmrouter.outcomes import load_table
 
 
 def test_it_runs_and_writes_a_page(tmp_path, monkeypatch):
-    monkeypatch.setattr(decision_scale, "_TRAINED_ON", 300)
+    train = load_table(POCKET).split("train")
+    small = train.select(np.arange(0, len(train.prompt_ids), len(train.prompt_ids) // 150))
+    monkeypatch.setattr(decision_scale, "outcomes", lambda: small)
     monkeypatch.setattr(decision_scale, "_QUERIES", 20)
     monkeypatch.setattr(decision_scale, "_bandwidth", lambda: 10.0)
     monkeypatch.setattr("os.sched_setaffinity", lambda *_: None)
@@ -28,6 +34,8 @@ def test_it_runs_and_writes_a_page(tmp_path, monkeypatch):
     assert all(0 < part["p50_ms"] <= part["p99_ms"] for part in document["parts"].values())
     assert 0.5 < document["recall"] <= 1.0
     assert 0 < document["tokens"] <= 40
+    assert (document["models"], document["trained_on"]) == (len(small.models), len(small.prompt_ids))
+    assert 0.5 < sum(document["members"].values()) < 2.0
     page = (tmp_path / "decision_scale.md").read_text()
     assert "5,000 outcomes" in page
     assert page.count("**met**") + page.count("**missed**") == 3
