@@ -17,7 +17,7 @@ def unit_rows(X: FloatArray) -> FloatArray:
     """Return the rows of X (n, d) in float64 at unit length; a zero row stays zero."""
     X = np.asarray(X, dtype=np.float64)
     lengths = np.sqrt(np.vecdot(X, X))[:, None]
-    if lengths.all():  # the usual case, in a third of the time for one row
+    if lengths.all():  # the usual case, in fewer steps
         return np.asarray(X / lengths)
     return np.asarray(np.divide(X, lengths, out=np.zeros_like(X), where=lengths > 0))
 
