@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import platform
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ RESULTS = Path(__file__).parents[1] / "results"
 LOOKS = RESULTS / "test_looks.jsonl"
 NO_ENCODER = "none"
 _DIGITS = 6
+_INSTRUCTIONS = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_vnni": "VNNI", "amx_int8": "AMX"}
+"""By their name among the flags of ``/proc/cpuinfo``."""
 
 
 def run_set(data: DataSet, encoder: str, *, seed: int, resamples: int, report: Path | None = None) -> str:
@@ -77,7 +80,17 @@ def say_what_is_done() -> None:
 
 def machine() -> str:
     """Return the machine in words, without its name."""
-    return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    return f"{_processor()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+
+
+def _processor() -> str:
+    """Return the architecture and, where Linux tells them, the widest instructions that speed depends on."""
+    try:
+        flags = set(re.findall(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.M)[0].split())
+    except (OSError, IndexError):
+        return platform.machine()
+    known = [word for flag, word in _INSTRUCTIONS.items() if flag in flags]
+    return f"{platform.machine()} ({', '.join(known)})" if known else platform.machine()
 
 
 def _encoded(data: DataSet, encoder: str) -> tuple[OutcomeTable, FloatArray | None, str]:
