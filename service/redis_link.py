@@ -36,6 +36,8 @@ _CONNECT_S = 1.0
 _CONNECTIONS = 32
 # Where a time-out came so much too late, it was our own event loop that stood still, not Redis.
 _STALLED = 1.5
+# Of the time-out: what a request has left of it, where that is less, says nothing about Redis.
+_ENOUGH = 0.5
 
 
 class RedisUnavailableError(LLMRouterError):
@@ -238,7 +240,8 @@ class RedisLink:
             async with asyncio.timeout(limit_s) as scope:
                 return await job(self._redis)
         except TimeoutError as error:
-            if not scope.expired() or time.perf_counter() - began < limit_s * _STALLED:
+            in_time = time.perf_counter() - began < limit_s * _STALLED
+            if not scope.expired() or (in_time and limit_s >= self.timeout_s * _ENOUGH):
                 self.failed(f"no answer within {limit_s:g} s")
             raise RedisUnavailableError(f"Redis did not answer within {limit_s:g} s") from error
         except (RedisError, OSError) as error:

@@ -32,4 +32,4 @@ def shared_settings(shared_redis):
 
 @pytest.fixture
 def own_settings(own_redis):
-    return RedisSettings(url=own_redis.url, timeout_s=0.05, replicas=2)
+    return RedisSettings(url=own_redis.url, timeout_s=0.15, replicas=2)
