@@ -20,6 +20,8 @@ from live_gateway import Live
 
 SHORT = {"timeouts": {"connect_s": 1.0, "first_byte_s": 0.4, "between_chunks_s": 0.4, "total_s": 1.5}}
 FAULTS = ("refusing", "deaf", "hanging", "dripping", "resetting", "breaking", "flapping", "lying")
+PATIENT = ("breaking", "flapping", "lying")
+"""Those that fail by themselves: given up first because the machine is busy, they would fail otherwise."""
 PER_FAULT = 8
 BREAKS_MESSAGE = "broke off in the middle of its answer"
 
@@ -66,7 +68,7 @@ class Faulty:
             exchange.head(200, content_type="application/json", content_length=str(len(whole(text))))
             exchange.writer.write(whole(text)[:20])
             await exchange.writer.drain()
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.3)  # a reset discards what has not been read
         exchange.reset()
         raise ConnectionError
 
@@ -101,7 +103,7 @@ def gateway_over(
     stack: ExitStack, folder: Path, upstream: MisbehavingUpstream, deaf: str, resilience: dict[str, Any]
 ) -> Live:
     places = {"refusing": {"base_url": "http://127.0.0.1:9/v1"}, "deaf": {"base_url": deaf}}
-    models = {name: {**SHORT, **places.get(name, {})} for name in FAULTS}
+    models = {name: {**({} if name in PATIENT else SHORT), **places.get(name, {})} for name in FAULTS}
     return start(stack, folder, pool_of(upstream.base_url, "healthy", *FAULTS, models=models), resilience=resilience)
 
 
@@ -147,7 +149,7 @@ async def test_all_faults_at_once_beside_a_healthy_model(
     answers = await ask_all(gateway.url, asked, at_once=48)
 
     assert len(answers) == len(asked)
-    # On a busy machine the first token of a stream that is to break may come too late: then it falls back, too.
+    # On a busy machine a stream may be reset before its first token is read: then it falls back, too.
     broken = [
         answer
         for answer in answers
