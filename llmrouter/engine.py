@@ -13,7 +13,7 @@ from llmrouter._trained import TrainedRouters, check_trained
 from llmrouter.encoders import Encoder
 from llmrouter.exceptions import ConfigError, LLMRouterError
 from llmrouter.index import Neighbors
-from llmrouter.policy import Policy, candidates_for
+from llmrouter.policy import Policy, PoolCandidates
 from llmrouter.routers import BaseRouter, NeighbourRouter
 from llmrouter.types import (
     Decision,
@@ -44,7 +44,7 @@ class Correction(Protocol):
 class _Present:
     """By what is decided at present: replaced as a whole, so that a batch that has taken it up ends with it."""
 
-    state: tuple[PoolArrays, tuple[ModelCard, ...]]
+    state: tuple[PoolArrays, PoolCandidates]
 
 
 class RoutingEngine:
@@ -87,7 +87,8 @@ class RoutingEngine:
         self.correction: Correction | None = None
         self._pool = PoolArrays.of(self.cards, trained)
         # Shared with what `adapted` returns: what is learned of the prompts says nothing of the prices.
-        self._present = _Present((self._pool, self.cards))
+        self._candidates = PoolCandidates(self.cards, token_ratio=trained.token_ratio)
+        self._present = _Present((self._pool, self._candidates))
         self.warnings = self._pool_warnings()
         for warning in self.warnings:
             logger.warning(warning)
@@ -148,7 +149,8 @@ class RoutingEngine:
         if unknown:
             raise ConfigError(f"the pool has no model {', '.join(sorted(unknown))}; its models cannot change")
         present = tuple(cards.get(card.name, card) for card in self.cards)
-        self._present.state = (self._pool.at_prices(present), present) if cards else (self._pool, self.cards)
+        candidates = PoolCandidates(present, token_ratio=self.trained.token_ratio)
+        self._present.state = (self._pool.at_prices(present), candidates) if cards else (self._pool, self._candidates)
 
     def route(self, request: RoutingRequest, *, neighbours: int = 0) -> Decision:
         """Decide which model answers.
@@ -201,23 +203,22 @@ class RoutingEngine:
     ) -> list[Decision | LLMRouterError]:
         """Decide for requests whose embeddings, rows of an array (n, d), are known; see `route_many`."""
         tokens = [request.prompt_tokens for request in requests]
-        pool, cards = self._present.state
+        pool, candidates = self._present.state
         estimates, found = self._estimate(embeddings, tokens, pool, least=neighbours)
         return [
-            self._decide(request, cards, estimates[row], self._named(found, row, neighbours))
+            self._decide(request, candidates, estimates[row], self._named(found, row, neighbours))
             for row, request in enumerate(requests)
         ]
 
     def _decide(
         self,
         request: RoutingRequest,
-        cards: tuple[ModelCard, ...],
+        candidates: PoolCandidates,
         estimates: Estimates,
         neighbours: tuple[Neighbour, ...],
     ) -> Decision | LLMRouterError:
         try:
-            candidates = candidates_for(request, cards, token_ratio=self.trained.token_ratio)
-            decision = self.policy.choose(request, candidates, estimates)
+            decision = self.policy.choose(request, candidates.of(request), estimates)
         except LLMRouterError as error:
             return error
         return Decision(

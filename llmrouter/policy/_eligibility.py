@@ -2,39 +2,67 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from llmrouter.exceptions import UnknownModelError
 from llmrouter.types import Candidate, ModelCard, RoutingRequest
 
 
-def candidates_for(
-    request: RoutingRequest, cards: Sequence[ModelCard], *, token_ratio: Mapping[str, float] | None = None
-) -> tuple[Candidate, ...]:
-    """Return every card as a candidate, in order, with the reason where it is not eligible.
+class PoolCandidates:
+    """A pool's candidates, request by request; for most requests nothing rules a model out, and they are the same.
 
     Parameters
     ----------
-    request : RoutingRequest
-        What is asked.
     cards : sequence of ModelCard
         The pool.
     token_ratio : mapping of str to float, optional
         Model's own prompt tokens per estimated token (tokenizers differ); 1 where absent.
-
-    Raises
-    ------
-    UnknownModelError
-        If the request allows only models that the pool lacks.
     """
-    allowed = request.allowed_models
-    if allowed is not None:
-        known = {card.name for card in cards}
-        unknown = [name for name in allowed if name not in known]
-        if unknown:
-            raise UnknownModelError(unknown[0], known=sorted(known))
-    ratios = token_ratio or {}
-    return tuple([_candidate(card, _reason(request, card, ratios.get(card.name, 1.0))) for card in cards])
+
+    def __init__(self, cards: Sequence[ModelCard], *, token_ratio: Mapping[str, float] | None = None) -> None:
+        self._cards = tuple(cards)
+        ratios = token_ratio or {}
+        self._ratios = tuple(ratios.get(card.name, 1.0) for card in cards)
+        self._all = tuple(Candidate(card) for card in cards)
+        # So many tokens fit every context window, whichever part of them is the prompt's.
+        limited = [
+            (card.context_window - 1) / max(ratio, 1.0)
+            for card, ratio in zip(self._cards, self._ratios, strict=True)
+            if card.context_window is not None
+        ]
+        self._fit_all = min(limited, default=math.inf)
+
+    def of(self, request: RoutingRequest) -> tuple[Candidate, ...]:
+        """Return every card as a candidate, in order, with the reason where it is not eligible.
+
+        Raises
+        ------
+        UnknownModelError
+            If the request allows only models that the pool lacks.
+        """
+        allowed = request.allowed_models
+        if allowed is None and not request.needs:
+            if request.prompt_tokens + (request.max_output_tokens or 0) <= self._fit_all:
+                return self._all
+        elif allowed is not None:
+            known = {card.name for card in self._cards}
+            unknown = [name for name in allowed if name not in known]
+            if unknown:
+                raise UnknownModelError(unknown[0], known=sorted(known))
+        return tuple(
+            [
+                _candidate(card, _reason(request, card, ratio))
+                for card, ratio in zip(self._cards, self._ratios, strict=True)
+            ]
+        )
+
+
+def candidates_for(
+    request: RoutingRequest, cards: Sequence[ModelCard], *, token_ratio: Mapping[str, float] | None = None
+) -> tuple[Candidate, ...]:
+    """Return the candidates for one request; see `PoolCandidates`."""
+    return PoolCandidates(cards, token_ratio=token_ratio).of(request)
 
 
 def _candidate(card: ModelCard, reason: str) -> Candidate:

@@ -122,3 +122,20 @@ def test_allowed_models():
     }
     with pytest.raises(UnknownModelError, match="'z' does not exist. Available: a, b, c"):
         candidates_for(RoutingRequest("x", allowed_models=("z",)), CARDS)
+
+
+@given(
+    windows=st.lists(st.one_of(st.none(), st.integers(1, 40)), min_size=1, max_size=4),
+    ratio=st.floats(0.2, 3.0),
+    prompt=st.integers(0, 40),
+    completion=st.one_of(st.none(), st.integers(0, 40)),
+)
+def test_who_fits_does_not_depend_on_whether_all_do(windows, ratio, prompt, completion):
+    cards = [ModelCard(name, Price(1, 1), context_window=window) for name, window in zip("abcd", windows)]
+    request = RoutingRequest("x", prompt_tokens=prompt, max_output_tokens=completion)
+    found = candidates_for(request, cards, token_ratio={"a": ratio})
+    for candidate in found:
+        tokens = round(prompt * (ratio if candidate.name == "a" else 1.0)) + (completion or 0)
+        window = candidate.card.context_window
+        assert candidate.eligible == (window is None or tokens <= window)
+    assert [candidate.name for candidate in found] == list("abcd"[: len(cards)])
