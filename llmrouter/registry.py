@@ -105,6 +105,9 @@ _BUILTIN: Mapping[Kind, Mapping[str, str]] = {
 }
 
 
+_WORDS = {"true": True, "false": False}
+
+
 @lru_cache
 def _targets(kind: Kind) -> Mapping[str, str]:
     if kind not in get_args(Kind):
@@ -152,13 +155,15 @@ def create(kind: Kind, name: str, /, **parameters: Any) -> Any:
 def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
     """Split ``"knn:k=40,shrinkage=5"`` into ``("knn", {"k": 40, "shrinkage": 5})``.
 
-    Values are Python literals where they parse as such, else strings.
+    Values are Python literals where they parse as such, ``true`` and ``false`` as YAML has them, else strings.
 
     Raises
     ------
     ConfigError
-        If a parameter has no ``=``.
+        If `spec` is no text, or a parameter has no ``=``.
     """
+    if not isinstance(spec, str):
+        raise ConfigError(f"a name must be text such as 'knn:k=40', not {spec!r}")
     name, _, rest = spec.strip().partition(":")
     parameters: dict[str, Any] = {}
     for item in filter(None, (part.strip() for part in rest.split(","))):
@@ -168,5 +173,5 @@ def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
         try:
             parameters[key] = ast.literal_eval(text)
         except (ValueError, SyntaxError):
-            parameters[key] = text
+            parameters[key] = _WORDS.get(text, text)
     return name, parameters

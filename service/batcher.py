@@ -112,10 +112,18 @@ class Routing:
         self._away_s = _FIRST_AWAY_S
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._started = False
+        self._started = self._closed = False
 
     async def route(self, engine: BatchEngine, request: RoutingRequest, *, neighbours: int = 0) -> Decision:
-        """Return the decision of `engine`; see `llmrouter.engine.RoutingEngine.route`."""
+        """Return the decision of `engine`; see `llmrouter.engine.RoutingEngine.route`.
+
+        Raises
+        ------
+        RuntimeError
+            If it was closed.
+        """
+        if self._closed:
+            raise RuntimeError("routing was closed; nothing is decided any more")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Decision] = loop.create_future()
         job = _Job(request, neighbours, engine, future)
@@ -133,6 +141,7 @@ class Routing:
 
     def close(self) -> None:
         """End the thread once it has decided what was asked before."""
+        self._closed = True
         if self._started:
             self._jobs.put(None)
             self._thread.join()

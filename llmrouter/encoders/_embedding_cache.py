@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from llmrouter.types import FloatArray
 logger = logging.getLogger(__name__)
 
 _CHUNK = 512
+_CHECKSUM_BYTES = 4
 
 
 def encode_cached(encoder: Encoder, texts: Sequence[str], *, folder: str | Path | None = None) -> FloatArray:
@@ -52,7 +54,7 @@ def encode_cached(encoder: Encoder, texts: Sequence[str], *, folder: str | Path 
     path = cache_path(encoder, texts, folder=folder)
     if path.exists():
         try:
-            stored: FloatArray = np.load(path, allow_pickle=False)
+            stored = _read(path)
         except (OSError, ValueError, EOFError) as error:
             logger.warning("%s is damaged (%s); encoding anew", path, error)
         else:
@@ -65,7 +67,7 @@ def encode_cached(encoder: Encoder, texts: Sequence[str], *, folder: str | Path 
     content = io.BytesIO()
     np.save(content, vectors, allow_pickle=False)
     try:
-        write_atomically(path, content.getvalue())
+        write_atomically(path, content.getvalue() + _checksum(content.getbuffer()))
     except OSError as error:
         logger.warning("embeddings are not kept: cannot write %s (%s)", path, error)
     return vectors
@@ -83,6 +85,19 @@ def cache_path(encoder: Encoder, texts: Sequence[str], *, folder: str | Path | N
         digest.update(encoded)
     name = re.sub(r"[^A-Za-z0-9._-]", "_", encoder.fingerprint)
     return Path(folder) / f"{name}-{digest.hexdigest()[:32]}.npy"
+
+
+def _read(path: Path) -> FloatArray:
+    """Return the array of a file, whose last bytes are its checksum."""
+    content = memoryview(path.read_bytes())
+    if _checksum(content[:-_CHECKSUM_BYTES]) != content[-_CHECKSUM_BYTES:]:
+        raise ValueError("its checksum does not match")
+    stored: FloatArray = np.load(io.BytesIO(content[:-_CHECKSUM_BYTES]), allow_pickle=False)
+    return stored
+
+
+def _checksum(content: memoryview) -> bytes:
+    return zlib.crc32(content).to_bytes(_CHECKSUM_BYTES, "little")
 
 
 def _chunk_starts(count: int) -> Iterator[int]:

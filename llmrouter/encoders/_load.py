@@ -45,7 +45,7 @@ def load_encoder(name: str | Path = "static", **settings: Any) -> Encoder:
     short, parameters = parse_spec(name)
     if short == MINILM or short in available("encoder"):
         return _by_name(short, {**parameters, **settings})
-    if Path(name).expanduser().is_dir() and name.strip():
+    if name.strip() and _expanded(Path(name)).is_dir():
         return _from_folder(Path(name), settings)
     if name.startswith((".", "/", "~")):
         raise EncoderError(f"there is no encoder folder {name}")
@@ -67,8 +67,15 @@ def _by_name(name: str, settings: dict[str, Any]) -> Encoder:
     return cast(Encoder, create("encoder", name, **settings))
 
 
+def _expanded(folder: Path) -> Path:
+    try:
+        return folder.expanduser()
+    except RuntimeError:  # there is no such user
+        return folder
+
+
 def _from_folder(folder: Path, settings: dict[str, Any]) -> Encoder:
-    folder = folder.expanduser()
+    folder = _expanded(folder)
     if not folder.is_dir():
         raise EncoderError(f"there is no encoder folder {folder}")
     # An exported folder says what it is; a sentence-transformers model has a config.json without `kind`, or none.

@@ -86,6 +86,8 @@ class SentenceTransformersEncoder:
             raise ConfigError(f"precision must be float32 or bfloat16, not {precision!r}")
         if not (prompt is None or isinstance(prompt, str)):
             raise ConfigError(f"prompt must be text, not {prompt!r}")
+        if not isinstance(compiled, bool):
+            raise ConfigError(f"compiled must be true or false, not {compiled!r}")
         if batch_size is not None:
             checked_count("batch_size", batch_size)
         if find_spec("sentence_transformers") is None:

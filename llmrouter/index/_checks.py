@@ -12,6 +12,7 @@ from llmrouter.types import FloatArray, IntArray
 
 # Products of longer rows may leave the range of single precision.
 _MAX_LENGTH = 1e15
+_MAX_HALF = float(np.finfo(np.float16).max)
 
 
 def checked_dimension(dimension: int) -> int:
@@ -24,6 +25,8 @@ def checked_dimension(dimension: int) -> int:
 def checked_rows(rows: Any, dimension: int, *, name: str) -> FloatArray:
     """Return `rows` as a C-ordered float32 array of shape (n, dimension) of finite values."""
     try:
+        if np.iscomplexobj(rows):
+            raise TypeError("complex numbers have no order")
         if getattr(rows, "dtype", None) == np.float32:
             array = np.ascontiguousarray(rows)
         else:
@@ -43,6 +46,16 @@ def checked_rows(rows: Any, dimension: int, *, name: str) -> FloatArray:
     return array
 
 
+def check_half_precision(rows: FloatArray) -> None:
+    """Raise `VectorIndexError` where values of `rows` (n, d) become infinite in half precision."""
+    if rows.size and max(rows.max(), -rows.min()) > _MAX_HALF:
+        bad = int(np.flatnonzero((np.abs(rows) > _MAX_HALF).any(axis=1))[0])
+        raise VectorIndexError(
+            f"vectors[{bad}] has values above {_MAX_HALF:g}, which half precision does not hold; scale the rows to "
+            "unit length, or choose another kind than fp16"
+        )
+
+
 def checked_ids(ids: Any) -> IntArray:
     """Return `ids` as an int64 array of shape (n,) without duplicates."""
     array = np.asarray(ids)
@@ -55,7 +68,7 @@ def checked_ids(ids: Any) -> IntArray:
     array = array.astype(np.int64)
     values, counts = np.unique(array, return_counts=True)
     if (counts > 1).any():
-        raise VectorIndexError(f"ids must not repeat; {values[counts > 1][0]} occurs {counts.max()} times")
+        raise VectorIndexError(f"ids must not repeat; {values[counts > 1][0]} occurs {counts[counts > 1][0]} times")
     return array
 
 

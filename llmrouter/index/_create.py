@@ -7,6 +7,7 @@ from typing import cast
 
 from llmrouter.exceptions import ConfigError
 from llmrouter.index._base import VectorIndex
+from llmrouter.index._checks import checked_dimension
 from llmrouter.index._devices import gpu_kind
 from llmrouter.index._faiss_check import check_faiss, faiss_available
 from llmrouter.index._kinds import KINDS, IndexKind, parse_kind
@@ -38,13 +39,18 @@ def create_index(name: str, dimension: int, *, rows: int = 0) -> VectorIndex:
     ------
     ConfigError
         If the name or a parameter is unknown or out of range, or FAISS is installed twice.
+    VectorIndexError
+        If `dimension` is not an integer >= 1.
     MissingExtraError
         If FAISS was asked for and is not installed.
     """
+    dimension = checked_dimension(dimension)
     kind = _segmented_kind(name, dimension, rows)
     if kind is not None:
         return SegmentedIndex(dimension, kind)
     base, parameters = parse_spec(name)
+    if "dimension" in parameters:
+        raise ConfigError(f"{name!r}: the dimension is that of the rows, here {dimension}; leave it out")
     return cast(VectorIndex, create("index", _registered(base, rows), dimension=dimension, **parameters))
 
 

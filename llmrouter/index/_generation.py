@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from llmrouter._files import sync
 from llmrouter.exceptions import ArtifactCorruptError
 from llmrouter.index._kinds import IndexKind
-from llmrouter.index._log import ChangeLog, read_log
+from llmrouter.index._log import EMPTY_LOG_BYTES, ChangeLog, read_log
 from llmrouter.index._segment import Segment
 from llmrouter.index._snapshot import (
     MANIFEST,
@@ -25,6 +26,10 @@ from llmrouter.index._snapshot import (
 from llmrouter.index._state import State
 
 LOCK = "lock"
+FRESH = f"{MANIFEST}.new"
+_OURS = re.compile(
+    r"segment-\d+-\d+\.(rows|faiss|safetensors)|log-\d+\.bin|removed-\d+\.safetensors|" + re.escape(FRESH)
+)
 _ATTEMPTS = 5
 
 
@@ -86,6 +91,7 @@ def write_generation(
         tail, living = state.tail, state.tail.living()
         if len(living):
             log.append("add", tail.ids[living], tail.times[living], tail.rows[living])
+            log.keep()
         sync(folder)
         manifest = replace(
             old, generation=generation, sequence=sequence, log=log.path.name, segments=entries, dead=dead
@@ -126,10 +132,22 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
 
 
 def clear_away(folder: Path, manifest: Manifest) -> None:
-    """Remove files that `manifest` does not name: of earlier snapshots, and of attempts that failed."""
-    kept = manifest.files() | {LOCK}
-    for pattern in ("segment-*", "log-*.bin", "removed-*.safetensors", f"{MANIFEST}.new"):
-        for path in folder.glob(pattern):
-            if path.name not in kept:
-                with suppress(OSError):
-                    path.unlink()
+    """Remove files of ours that `manifest` does not name: of earlier snapshots, and of attempts that failed."""
+    kept = manifest.files()
+    for name in _ours(folder):
+        if name not in kept:
+            with suppress(OSError):
+                (folder / name).unlink()
+
+
+def orphans(folder: Path) -> list[str]:
+    """Return the names of files in a folder without a manifest that may hold rows.
+
+    An attempt to make an index that failed leaves an empty log, no more.
+    """
+    left = (name for name in _ours(folder) if name != FRESH)
+    return [name for name in left if (folder / name).stat().st_size > EMPTY_LOG_BYTES]
+
+
+def _ours(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if _OURS.fullmatch(path.name))

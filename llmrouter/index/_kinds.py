@@ -12,6 +12,15 @@ from llmrouter.registry import parse_spec
 
 KINDS = ("flat", "hnsw", "ivf-flat", "ivf-int8", "ivf-pq", "fp16", "int8", "torch")
 DTYPES = ("auto", "bf16", "fp16", "fp32")
+_OF_KINDS = {
+    "m": ("hnsw",),
+    "ef_construction": ("hnsw",),
+    "lists": ("ivf-flat", "ivf-int8", "ivf-pq"),
+    "code_bytes": ("ivf-pq",),
+    "effort": ("hnsw", "ivf-flat", "ivf-int8", "ivf-pq"),
+    "recall": ("hnsw", "ivf-flat", "ivf-int8", "ivf-pq", "fp16", "int8"),
+}
+"""Parameters that only some kinds look at."""
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 # Fewer rows than this are scanned: as fast, exact, and there is too little to train a quantiser on.
 MIN_STRUCTURE_ROWS = 4096
@@ -86,11 +95,11 @@ class IndexKind:
                 _check_integer(name, getattr(self, name), 1)
         if isinstance(self.recall, bool) or not isinstance(self.recall, int | float) or not 0.0 < self.recall < 1.0:
             raise ConfigError(f"recall must be above 0 and below 1, not {self.recall!r}; 'flat' is exact")
-        if self.keep not in (None, True, False):
+        if not (self.keep is None or isinstance(self.keep, bool)):
             raise ConfigError(f"keep must be True or False, not {self.keep!r}")
         if self.keep is False and self.name in ("flat", "hnsw", "torch"):
             raise ConfigError(f"keep=False: {self.name!r} has no codes and needs the rows; choose int8 or ivf-pq")
-        if self.background not in (True, False):
+        if not isinstance(self.background, bool):
             raise ConfigError(f"background must be True or False, not {self.background!r}")
         self._check_device()
 
@@ -107,11 +116,17 @@ class IndexKind:
 
     @classmethod
     def of(cls, name: str, parameters: Mapping[str, Any]) -> Self:
-        """Return the kind `name` with `parameters`; an unknown parameter is refused with the known ones."""
+        """Return the kind `name` with `parameters`; one that is unknown, or does nothing for it, is refused."""
         known = {field.name for field in fields(cls)} - {"name"}
         unknown = sorted(set(parameters) - known)
         if unknown:
             raise ConfigError(f"index {name!r} has no parameter {unknown[0]!r}; one of {', '.join(sorted(known))}")
+        for parameter, kinds in _OF_KINDS.items():
+            if parameter in parameters and name not in kinds:
+                raise ConfigError(
+                    f"{parameter}={parameters[parameter]!r} does nothing for the index {name!r}; it is of "
+                    f"{', '.join(kinds)}"
+                )
         return cls(name=name, **parameters)
 
     def for_dimension(self, dimension: int) -> Self:

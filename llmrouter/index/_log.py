@@ -6,6 +6,7 @@ rows, sequence number, CRC-32 of the header), ids, times and rows, and a CRC-32 
 
 from __future__ import annotations
 
+import logging
 import os
 import struct
 import zlib
@@ -19,12 +20,15 @@ from llmrouter.exceptions import ArtifactCorruptError, VectorIndexError
 from llmrouter.index._disk import disk_error, write_all, write_file
 from llmrouter.types import FloatArray, IntArray
 
+logger = logging.getLogger(__name__)
+
 OPERATIONS = ("add", "update", "remove")
 _FILE = struct.Struct("<8sIQ")
 _FILE_MAGIC = b"LLMRIDX1"
 _RECORD = struct.Struct("<4sIIQ")
 _RECORD_MAGIC = b"CHNG"
 _CRC = struct.Struct("<I")
+EMPTY_LOG_BYTES = _FILE.size + _CRC.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,9 @@ class Change:
 class ChangeLog:
     """A log open for appending.
 
+    A record counts once `keep` was called: what interrupts the change it stands for, a signal for instance, may come
+    at any moment between.
+
     Parameters
     ----------
     path : Path
@@ -63,13 +70,16 @@ class ChangeLog:
 
     def __init__(self, path: Path, dimension: int, *, end: int, sequence: int) -> None:
         self.path = path
-        self.sequence = sequence
-        self.end = end
+        self._place = (end, sequence)
+        self._next: tuple[int, int] | None = None
+        self.loose = False
         self._dimension = dimension
         self._failed = ""
         self._handle = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:
-            if os.fstat(self._handle).st_size != end:
+            left_over = os.fstat(self._handle).st_size - end
+            if left_over:
+                logger.warning("%s: its last %d bytes, a change that was cut off, are dropped", path, left_over)
                 os.ftruncate(self._handle, end)  # what a crash cut off was never acknowledged
                 os.fsync(self._handle)
             os.lseek(self._handle, end, os.SEEK_SET)
@@ -84,8 +94,18 @@ class ChangeLog:
         written = write_file(path, [memoryview(head + _CRC.pack(zlib.crc32(head)))])
         return cls(path, dimension, end=written["bytes"], sequence=sequence)
 
+    @property
+    def end(self) -> int:
+        """How many bytes count."""
+        return self._place[0]
+
+    @property
+    def sequence(self) -> int:
+        """Number of the last record that counts."""
+        return self._place[1]
+
     def append(self, operation: str, ids: IntArray, *rows: FloatArray) -> None:
-        """Append a record; it is on disk when this returns.
+        """Append a record; it is on disk when this returns, and counts from the next `keep` on.
 
         Raises
         ------
@@ -98,14 +118,38 @@ class ChangeLog:
         head += _CRC.pack(zlib.crc32(head))
         body = b"".join([head, ids.tobytes(), *(array.tobytes() for array in rows)])
         record = body + _CRC.pack(zlib.crc32(body))
+        self.loose = True
         try:
             write_all(self._handle, memoryview(record))
             os.fsync(self._handle)
         except OSError as error:
             self._cut_back(error)
             raise disk_error(self.path, error) from error
-        self.end += len(record)
-        self.sequence += 1
+        end, sequence = self._place
+        self._next = (end + len(record), sequence + 1)
+
+    def keep(self) -> None:
+        """Let the record that was appended count."""
+        if self._next is not None:
+            self._place = self._next
+            self._next = None
+        self.loose = False
+
+    def drop(self) -> None:
+        """Take off what was appended and not kept, whole or in part.
+
+        Raises
+        ------
+        VectorIndexError
+            If that cannot be done; nothing can be appended then.
+        """
+        self._next = None
+        try:
+            self._take_off()
+        except OSError as error:
+            self._failed = error.strerror or str(error)
+            raise disk_error(self.path, error) from error
+        self.loose = False
 
     def close(self) -> None:
         """Close the file; what was appended is on disk already."""
@@ -117,11 +161,15 @@ class ChangeLog:
     def _cut_back(self, error: OSError) -> None:
         """Take a half-written record off; where that fails, write nothing more behind it."""
         try:
-            os.ftruncate(self._handle, self.end)
-            os.lseek(self._handle, self.end, os.SEEK_SET)
-            os.fsync(self._handle)
+            self._take_off()
+            self.loose = False
         except OSError:
             self._failed = error.strerror or str(error)
+
+    def _take_off(self) -> None:
+        os.ftruncate(self._handle, self.end)
+        os.lseek(self._handle, self.end, os.SEEK_SET)
+        os.fsync(self._handle)
 
 
 def read_log(path: Path, dimension: int, *, sequence: int) -> tuple[list[Change], int]:

@@ -13,6 +13,7 @@ from llmrouter.exceptions import VectorIndexError
 from llmrouter.index._base import Neighbors
 from llmrouter.index._catch_up import caught_up
 from llmrouter.index._checks import (
+    check_half_precision,
     checked_dimension,
     checked_ids,
     checked_k,
@@ -22,7 +23,7 @@ from llmrouter.index._checks import (
 )
 from llmrouter.index._devices import check_device
 from llmrouter.index._faiss_check import load_faiss
-from llmrouter.index._kinds import IndexKind
+from llmrouter.index._kinds import IndexKind, parse_kind
 from llmrouter.index._sealer import Sealer
 from llmrouter.index._search import search_decayed, search_state
 from llmrouter.index._state import TAIL_ROWS, State
@@ -64,9 +65,11 @@ class SegmentedIndex(FlatFiles):
 
     default_kind: ClassVar[str] = "flat"
 
-    def __init__(self, dimension: int, kind: IndexKind | None = None) -> None:
+    def __init__(self, dimension: int, kind: IndexKind | str | None = None) -> None:
         self._dimension = checked_dimension(dimension)
-        self._kind = (IndexKind(name=self.default_kind) if kind is None else kind).for_dimension(self._dimension)
+        if not isinstance(kind, IndexKind):
+            kind = parse_kind(self.default_kind if kind is None else kind, self._dimension)
+        self._kind = kind.for_dimension(self._dimension)
         if not self._kind.exact:
             load_faiss()  # now, not when the first segment is sealed
         check_device(self._kind)
@@ -150,9 +153,7 @@ class SegmentedIndex(FlatFiles):
         with self._writing:
             self._check_known(gone)
             if len(gone):
-                state = self._state.without(gone)
-                self._record("remove", gone)
-                self._state = state
+                self._change(self._state.without(gone), "remove", gone)
 
     def expire(self, before: float, /) -> int:
         """Remove the rows seen before `before`, in seconds since 1970, and return how many there were.
@@ -244,6 +245,8 @@ class SegmentedIndex(FlatFiles):
         rows, new = checked_rows(vectors, self._dimension, name="vectors"), checked_ids(ids)
         if len(new) != len(rows):
             raise VectorIndexError(f"ids and vectors must be equally many, not {len(new)} and {len(rows)}")
+        if self._kind.name == "fp16":
+            check_half_precision(rows)
         return new, checked_times(time.time() if times is None else times, len(new)), rows
 
     def _check_known(self, ids: IntArray) -> None:
@@ -253,16 +256,12 @@ class SegmentedIndex(FlatFiles):
 
     def _put(self, state: State, rows: _Rows, operation: str) -> None:
         """Make `state` with `rows` the current one."""
-        if self._kind.background:
-            self._record(operation, *rows)
-            self._state = state.with_added(*rows)
-            self._seal_if_due()
-            return
-        if state.tail.size + len(rows[0]) > TAIL_ROWS:
+        if not self._kind.background and state.tail.size + len(rows[0]) > TAIL_ROWS:
             self._replace(state.sealed(self._kind, rows, all_=False))
             return
-        self._record(operation, *rows)
-        self._state = state.with_added(*rows)
+        self._change(state.with_added(*rows), operation, *rows)
+        if self._kind.background:
+            self._seal_if_due()
 
     def _due(self) -> bool:
         """Return whether there is something to seal."""
@@ -291,8 +290,10 @@ class SegmentedIndex(FlatFiles):
             with self._writing:
                 self._state = caught_up(sealed, before, self._state)
 
-    def _record(self, operation: str, ids: IntArray, *rows: FloatArray) -> None:
-        """Write down a change before it is made; an index in memory has nowhere to."""
+    def _change(self, state: State, operation: str, ids: IntArray, *rows: FloatArray) -> None:
+        """Make the current state the one that an operation leads to; an index on disk writes that down first."""
+        del operation, ids, rows
+        self._state = state
 
     def _replace(self, state: State) -> None:
         """Make a state with new segments the current one."""

@@ -99,6 +99,10 @@ def read_manifest(folder: Path) -> Manifest:
         If it is missing, damaged or of another layout.
     """
     path = folder / MANIFEST
+    if not path.exists():
+        saved = (folder / "index.json").exists()
+        remedy = "read what save() wrote with load_index" if saved else "make an index there with StoredIndex.create"
+        raise ArtifactCorruptError(f"there is no {path}: restore it if it is lost, or {remedy}")
     value = read_json_object(path)
     recorded = value.pop("crc32", None)
     if recorded != _checksum(value):

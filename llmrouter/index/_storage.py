@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, Self
@@ -14,10 +15,12 @@ from safetensors.numpy import load, save
 from llmrouter._files import check_files, json_bytes, read_json_object, write_atomically
 from llmrouter.exceptions import ArtifactCorruptError, VectorIndexError
 from llmrouter.index._checks import checked_addition, checked_dimension
+from llmrouter.index._disk import disk_error
 from llmrouter.types import FloatArray, IntArray
 
 _LAYOUT = 1
 _HEADER = "index.json"
+_ROWS = re.compile(r"vectors-[0-9a-f]{16}\.safetensors")
 
 
 class FlatFiles(ABC):
@@ -49,11 +52,15 @@ def save_flat(folder: Path, *, ids: IntArray, vectors: FloatArray) -> None:
     """Write ids (n,) and vectors (n, d) into `folder`; what was there stays whole until the new index is.
 
     The rows' file carries its hash in its name, so it never overwrites the one that ``index.json`` still points to.
+
+    Raises
+    ------
+    VectorIndexError
+        If the folder cannot be written.
     """
     content = save({"ids": np.ascontiguousarray(ids), "vectors": np.ascontiguousarray(vectors)})
     digest = hashlib.sha256(content).hexdigest()
     name = f"vectors-{digest[:16]}.safetensors"
-    write_atomically(folder / name, content)
     header = {
         "kind": "flat",
         "layout": _LAYOUT,
@@ -61,10 +68,14 @@ def save_flat(folder: Path, *, ids: IntArray, vectors: FloatArray) -> None:
         "rows": len(ids),
         "files": {name: digest},
     }
-    write_atomically(folder / _HEADER, json_bytes(header))
-    for stale in folder.glob("vectors-*.safetensors"):
-        if stale.name != name:
-            stale.unlink(missing_ok=True)
+    try:
+        write_atomically(folder / name, content)
+        write_atomically(folder / _HEADER, json_bytes(header))
+        for stale in folder.iterdir():
+            if stale.name != name and _ROWS.fullmatch(stale.name):
+                stale.unlink(missing_ok=True)
+    except OSError as error:
+        raise disk_error(folder, error) from error
 
 
 def load_flat(folder: Path) -> tuple[IntArray, FloatArray]:
@@ -107,6 +118,10 @@ def stored_rows(folder: Path) -> int:
 
 
 def _read_header(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        stored = (path.parent / "manifest.json").exists()
+        remedy = "open what is there with StoredIndex.open" if stored else "write one with save()"
+        raise ArtifactCorruptError(f"there is no {path}: restore it if it is lost, or {remedy}")
     header = read_json_object(path)
     if header.get("kind") != "flat" or header.get("layout") != _LAYOUT:
         raise ArtifactCorruptError(

@@ -36,10 +36,11 @@ class StoredIndex(SegmentedIndex):
     _manifest: Manifest
     _log: ChangeLog | None = None
     _lock: int = -1
+    _intended: State | None = None
 
     @classmethod
     def create(
-        cls, folder: str | Path, dimension: int, kind: IndexKind | None = None, *, fingerprint: str = ""
+        cls, folder: str | Path, dimension: int, kind: IndexKind | str | None = None, *, fingerprint: str = ""
     ) -> Self:
         """Make an empty index in `folder` and open it.
 
@@ -49,23 +50,30 @@ class StoredIndex(SegmentedIndex):
             Made if it is not there.
         dimension : int
             Length d of the rows.
-        kind : IndexKind, optional
-            How sealed segments are searched; ``flat`` by default.
+        kind : IndexKind or str, optional
+            How sealed segments are searched, as such or as in ``hnsw:m=32``; ``flat`` by default.
         fingerprint : str
             Of the encoder that makes the rows.
 
         Raises
         ------
         VectorIndexError
-            If there is an index already, or the folder cannot be written.
+            If there is an index already, or what is left of one, or the folder cannot be written.
         """
         folder = Path(folder)
+        if not isinstance(fingerprint, str):
+            raise VectorIndexError(f"fingerprint must be text, as Encoder.fingerprint is, not {fingerprint!r}")
         index = cls(dimension, kind)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             index._take(folder)
             if (folder / MANIFEST).exists():
                 raise VectorIndexError(f"{folder} has an index already; open it, or choose another folder")
+            if orphans := _generation.orphans(folder):
+                raise VectorIndexError(
+                    f"{folder} has files of an index ({', '.join(orphans[:3])}) and no {MANIFEST}: restore that, or "
+                    "choose another folder"
+                )
             log = ChangeLog.begin(folder / "log-0.bin", index.dimension, sequence=0)
             index._log = log
             index._manifest = Manifest(index.dimension, index.kind, fingerprint, 0, 0, log.path.name)
@@ -183,6 +191,8 @@ class StoredIndex(SegmentedIndex):
     def _release(self) -> None:
         with self._writing:
             if self._log is not None:
+                with suppress(VectorIndexError):  # what is left over was not acknowledged
+                    self._settle(self._log)
                 self._log.close()
             if self._lock >= 0:
                 os.close(self._lock)
@@ -248,8 +258,22 @@ class StoredIndex(SegmentedIndex):
             return False
         return super()._due() or self._log.end > _LOG_LIMIT_BYTES
 
-    def _record(self, operation: str, ids: IntArray, *rows: FloatArray) -> None:
-        self._open_log().append(operation, ids, *rows)
+    def _change(self, state: State, operation: str, ids: IntArray, *rows: FloatArray) -> None:
+        log = self._open_log()
+        self._settle(log)
+        self._intended = state
+        log.append(operation, ids, *rows)
+        self._state = state
+        log.keep()
+
+    def _settle(self, log: ChangeLog) -> None:
+        """Let the log say what the state does, where something interrupted the last change, such as Ctrl-C."""
+        if log.loose:
+            if self._state is self._intended:
+                log.keep()
+            else:
+                log.drop()
+        self._intended = None
 
     def _replace(self, state: State) -> None:
         """Write new segments, a new log and then the manifest that makes them count."""
@@ -279,6 +303,7 @@ class StoredIndex(SegmentedIndex):
     def _commit(self, state: State, entries: tuple[dict[str, Any], ...]) -> None:
         """Make `state`, whose segments are written, the current one, with the rows of its tail in a new log."""
         old_log = self._open_log()
+        self._settle(old_log)
         # one more than the last record: the change that led here, if any, has none
         manifest, fresh = _generation.write_generation(
             self._folder, state, entries, self._manifest, old_log.sequence + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,11 +15,13 @@ from llmrouter.index._codes import as_integers, takes_integers
 from llmrouter.index._faiss_check import load_faiss, loaded_faiss
 from llmrouter.index._kinds import IndexKind
 from llmrouter.index._train import train
-from llmrouter.index._trial import trials_of
+from llmrouter.index._trial import Trial, trials_of
 from llmrouter.types import FloatArray, IntArray
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+logger = logging.getLogger(__name__)
 
 # Asked for beyond k, so that rows tied with the k-th are among the candidates.
 _SPARE = 16
@@ -27,6 +30,9 @@ _SPARE_OF_INTEGERS = 48
 # A doubled effort that gains less does not lead to the recall asked for: the codes are too coarse.
 _LEAST_GAIN = 0.002
 _MAX_OVERFETCH = 32
+# Noise of queries near the rows, and how far the recall found may be below the one asked for before it is told.
+_NEAR = 0.1
+_TOLD = 0.02
 _FIRST_EFFORT = {"hnsw": 32, "ivf-flat": 4, "ivf-int8": 4, "ivf-pq": 4}
 
 
@@ -203,7 +209,17 @@ def _calibrated(structure: Structure, rows: FloatArray) -> Structure:
         if doubled and reached >= kind.recall:
             smaller = [effort * quarters // 8 for quarters in (5, 6, 7)]
             effort = next((less for less in smaller if recall(less, overfetch) >= kind.recall), effort)
-    return replace(structure, effort=effort, overfetch=overfetch)
+    chosen = replace(structure, effort=effort, overfetch=overfetch)
+    if kind.name == "hnsw" and kind.effort is None:
+        # A graph of rows that repeat falls apart, which no effort mends; a query far from all of them does not see it.
+        reached = min(reached, Trial.of_moved_rows(rows, _NEAR).recall(rows, chosen.candidates, best_only=False))
+    if reached < kind.recall - _TOLD and kind.effort is None:
+        logger.warning(
+            "%s finds %.2f of the neighbours in a trial on its %d rows, %.2f were asked for: choose another kind (rows "
+            "that repeat: ivf-int8), or keep the rows",
+            *(kind.name, reached, len(rows), kind.recall),
+        )
+    return chosen
 
 
 @contextmanager

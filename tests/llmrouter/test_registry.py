@@ -27,6 +27,7 @@ def test_unknown_parameter():
     [
         ("knn", ("knn", {})),
         (" knn:k=40 ", ("knn", {"k": 40})),
+        ("hnsw:keep=true,background=false", ("hnsw", {"keep": True, "background": False})),
         ("knn:k=40, shrinkage=2.5,index=exact", ("knn", {"k": 40, "shrinkage": 2.5, "index": "exact"})),
     ],
 )

@@ -242,3 +242,12 @@ async def test_work_that_is_dear_only_by_waiting_for_the_interpreter_comes_back_
 
 def test_a_thread_that_was_never_used_closes() -> None:
     Routing().close()
+
+
+@pytest.mark.parametrize("longest_turn_s", [0, 0.004])
+async def test_who_comes_after_the_end_is_told(longest_turn_s: float) -> None:
+    closed = Routing(longest_turn_s=longest_turn_s)
+    await closed.route(SlowEngine(), RoutingRequest("a"))
+    closed.close()
+    with pytest.raises(RuntimeError, match="routing was closed"):
+        await asyncio.wait_for(closed.route(SlowEngine(), RoutingRequest("b")), 5)

@@ -74,6 +74,7 @@ def pickled(path):
     [
         lambda path: path.write_bytes(path.read_bytes()[:100]),
         lambda path: path.write_bytes(path.read_bytes()[:-5]),
+        lambda path: path.write_bytes(path.read_bytes()[:131] + b"~~~~" + path.read_bytes()[135:]),
         lambda path: path.write_bytes(b""),
         lambda path: path.write_bytes(b"rubbish"),
         lambda path: np.save(path, np.zeros((2, 3), dtype=np.float32)),

@@ -116,3 +116,14 @@ def test_a_missing_package_names_the_extra(monkeypatch, tmp_path, tiny_onnx_fold
             patch.setitem(sys.modules, package, None)
             with pytest.raises(MissingExtraError, match=rf"llmrouter-service\[{extra}\]"):
                 use()
+
+
+@pytest.mark.parametrize("name", [None, 5, "form:base=5"])
+def test_names_are_text(name):
+    with pytest.raises(ConfigError, match="a name must be text such as"):
+        load_encoder(name)
+
+
+def test_the_folder_of_a_user_who_does_not_exist():
+    with pytest.raises(EncoderError, match="there is no encoder folder ~nobody-of-this-name"):
+        load_encoder("~nobody-of-this-name")

@@ -126,6 +126,11 @@ def test_bfloat16_is_near_and_another_encoder(minilm_folder, minilm):
     np.testing.assert_allclose(np.linalg.norm(halved.encode(TEXTS), axis=1), 1.0, atol=1e-6)
 
 
+def test_compiled_is_true_or_false(tiny_folder):
+    with pytest.raises(ConfigError, match="compiled must be true or false, not 'maybe'"):
+        SentenceTransformersEncoder(tiny_folder, device="cpu", compiled="maybe")
+
+
 def test_a_compiled_network_sees_few_lengths_and_gives_the_same(tiny_folder, monkeypatch):
     seen = []
 

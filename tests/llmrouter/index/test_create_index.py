@@ -4,7 +4,7 @@ from importlib.metadata import PackageNotFoundError
 import numpy as np
 import pytest
 
-from llmrouter.exceptions import ArtifactCorruptError, ConfigError, MissingExtraError
+from llmrouter.exceptions import ArtifactCorruptError, ConfigError, MissingExtraError, VectorIndexError
 from llmrouter.index import (
     KINDS,
     ExactIndex,
@@ -170,7 +170,7 @@ def test_a_save_that_breaks_off_leaves_the_old_index(tmp_path, monkeypatch):
         real(path, content)
 
     monkeypatch.setattr(_storage, "write_atomically", breaks_at_the_header)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(VectorIndexError, match="disk full"):
         index.save(tmp_path)
     assert len(ExactIndex.load(tmp_path)) == 2
 
@@ -198,3 +198,62 @@ def test_rows_that_single_precision_confuses_are_ranked_right():
     expected = sorted(range(400), key=lambda row: (-exact[row], row))
     assert index.search(query, 30).ids[0].tolist() == expected[:30]
     assert index.search(query, 400).ids[0].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("flat:recall=0.5", "recall=0.5 does nothing for the index 'flat'; it is of hnsw, "),
+        ("hnsw:lists=4", "lists=4 does nothing for the index 'hnsw'; it is of ivf-flat, ivf-int8, ivf-pq"),
+        ("int8:keep=0", "keep must be True or False, not 0"),
+        ("flat:background=yes", "background must be True or False, not 'yes'"),
+        ("exact:dimension=5", "'exact:dimension=5': the dimension is that of the rows, here 8; leave it out"),
+        (None, "a name must be text such as 'knn:k=40', not None"),
+    ],
+)
+def test_what_a_spec_cannot_mean(spec, message):
+    with pytest.raises(ConfigError, match=message):
+        create_index(spec, 8)
+
+
+@pytest.mark.parametrize("spec", ["exact", "flat", "ivf-pq", "auto:recall=0.9"])
+def test_dimensions_that_are_none(spec):
+    for dimension in (1.5, "8", 0, True):
+        with pytest.raises(VectorIndexError, match="dimension must be an integer >= 1, not "):
+            create_index(spec, dimension)
+
+
+def test_files_of_others_stay_when_an_index_is_saved(tmp_path):
+    (tmp_path / "vectors-mine.safetensors").write_text("x")
+    index = ExactIndex(3)
+    for count in (1, 2):
+        index.add([count], np.eye(3)[count : count + 1])
+        index.save(tmp_path)
+    assert len(list(tmp_path.glob("vectors-*"))) == 2
+    assert len(ExactIndex.load(tmp_path)) == 2
+
+
+def test_values_that_half_precision_does_not_hold():
+    pytest.importorskip("faiss", reason="faiss is not installed")
+    index = create_index("fp16", 3)
+    index.add([1], np.eye(3)[:1] * 65_504)
+    with pytest.raises(
+        VectorIndexError, match=r"vectors\[1\] has values above 65504, which half precision does not hold"
+    ):
+        index.add([2, 3], np.array([[1, 1, 1], [0, -1e5, 0]]))
+    assert index.ids().tolist() == [1]
+
+
+def test_a_graph_of_rows_that_repeat_says_what_it_misses(caplog):
+    pytest.importorskip("faiss", reason="faiss is not installed")
+    generator = np.random.default_rng(0)
+    centres = generator.normal(size=(20, 32))
+    centres /= np.linalg.norm(centres, axis=1, keepdims=True)
+    index = create_index("hnsw:m=8", 32)
+    index.add(np.arange(8000), centres[generator.integers(0, 20, 8000)])
+    assert "hnsw finds 0." in caplog.text
+    assert "choose another kind (rows that repeat: ivf-int8)" in caplog.text
+    caplog.clear()
+    rows = generator.normal(size=(5000, 16))
+    create_index("hnsw", 16).add(np.arange(5000), rows)
+    assert not caplog.text

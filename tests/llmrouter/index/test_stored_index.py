@@ -13,7 +13,17 @@ import pytest
 
 from llmrouter import _files
 from llmrouter.exceptions import ArtifactCorruptError, ArtifactError, FingerprintError, VectorIndexError
-from llmrouter.index import IndexKind, SegmentedIndex, StoredIndex, _disk, _kinds, _log, _segmented, _stored
+from llmrouter.index import (
+    IndexKind,
+    SegmentedIndex,
+    StoredIndex,
+    _disk,
+    _kinds,
+    _log,
+    _segmented,
+    _stored,
+    load_index,
+)
 from tests.contracts.index_kit import assert_searches_like, unit_rows
 
 QUERIES = unit_rows(3, seed=8)
@@ -457,3 +467,79 @@ def test_a_manifest_of_a_newer_version_is_refused(folder):
         path.write_text(json.dumps({**changed, "crc32": _snapshot._checksum(changed)}))
         with pytest.raises(ArtifactCorruptError, match=r"manifest\.json"):
             StoredIndex.open(folder)
+
+
+def test_files_of_others_in_the_folder_stay(folder):
+    folder.mkdir()
+    names = [
+        "segment-anything.pth",
+        "log-2026.txt",
+        "log-old.bin",
+        "removed-users.safetensors",
+        "vectors-mine.safetensors",
+    ]
+    for name in names:
+        (folder / name).write_text("x")
+    with StoredIndex.create(folder, 6) as index:
+        grow(index)
+        index.compact()
+    StoredIndex.open(folder).close()
+    assert {name for name in names if (folder / name).exists()} == set(names)
+
+
+def test_rows_whose_manifest_is_lost_are_not_built_over(folder):
+    with StoredIndex.create(folder, 6) as index:
+        expected = grow(index)
+    manifest = (folder / "manifest.json").read_bytes()
+    (folder / "manifest.json").unlink()
+    with pytest.raises(VectorIndexError, match=r"has files of an index \(.*\) and no manifest.json: restore that"):
+        StoredIndex.create(folder, 6)
+    with pytest.raises(ArtifactCorruptError, match=r"there is no .*manifest.json: restore it if it is lost, or make"):
+        StoredIndex.open(folder)
+    (folder / "manifest.json").write_bytes(manifest)
+    with StoredIndex.open(folder) as index:
+        index.verify()
+        assert len(index) == len(expected)
+
+
+def test_what_is_left_of_a_creation_is_no_hindrance(folder):
+    with StoredIndex.create(folder, 6):
+        pass
+    (folder / "manifest.json").rename(folder / "manifest.json.new")
+    with StoredIndex.create(folder, 6) as index:
+        index.add([1], ROWS[:1])
+
+
+def test_the_kind_may_be_written_as_text(folder):
+    with StoredIndex.create(folder, 6, "flat:background=true") as index:
+        assert index.kind == IndexKind(background=True)
+
+
+def test_a_fingerprint_is_text(folder):
+    with pytest.raises(VectorIndexError, match="fingerprint must be text, as Encoder.fingerprint is, not b'x'"):
+        StoredIndex.create(folder, 6, fingerprint=b"x")
+    assert not folder.exists()
+
+
+def test_what_is_cut_off_is_told(folder, caplog):
+    with StoredIndex.create(folder, 6) as index:
+        index.add([1], ROWS[:1])
+        index.add([2], ROWS[1:2])
+    (log,) = folder.glob("log-*.bin")
+    log.write_bytes(log.read_bytes()[:-7])
+    with StoredIndex.open(folder) as index:
+        assert index.ids().tolist() == [1]
+    assert "bytes, a change that was cut off, are dropped" in caplog.text
+    caplog.clear()
+    StoredIndex.open(folder).close()
+    assert not caplog.text
+
+
+def test_each_kind_of_folder_says_how_it_is_read(folder, tmp_path):
+    with StoredIndex.create(folder, 6) as index:
+        index.add([1], ROWS[:1])
+    with pytest.raises(ArtifactCorruptError, match="open what is there with StoredIndex.open"):
+        load_index(folder)
+    SegmentedIndex(6).save(tmp_path / "saved")
+    with pytest.raises(ArtifactCorruptError, match=r"read what save\(\) wrote with load_index"):
+        StoredIndex.open(tmp_path / "saved")
