@@ -16,7 +16,9 @@ from service import openapi
 
 ADMIN = "/admin"
 EXAMPLES = int(os.environ.get("LLMROUTER_EXAMPLES", "3"))
-"""Tried of each operation, beside the cases that are counted up; whoever looks for a bug asks for more."""
+"""Tried of each operation; whoever looks for a bug asks for more."""
+FEW = ("--phases", "examples,fuzzing,stateful")
+"""Without the cases that are counted up, one by one for each field, which take longest; the long trials have them."""
 
 
 def operations(*, but: str = "none") -> int:
@@ -29,15 +31,14 @@ def operations(*, but: str = "none") -> int:
 @pytest.mark.slow
 def test_the_document_is_true_with_keys(tmp_path: Path) -> None:
     with ExitStack() as stack:
-        status, said = schemathesis(start(stack, tmp_path, keys=True), tmp_path, examples=EXAMPLES, seed=1)
+        status, said = schemathesis(start(stack, tmp_path, keys=True), tmp_path, *FEW, examples=EXAMPLES, seed=1)
     assert status == 0, said[-20_000:]
     assert f"Tested: {operations()}" in said, "an operation was left out"
 
 
 @pytest.mark.slow
 def test_the_document_is_true_without_keys(tmp_path: Path) -> None:
-    # Cases that are counted up, one by one for each field, are the same with keys.
-    few = ("--phases", "fuzzing,stateful", "--exclude-path-regex", f"^{ADMIN}")
+    few = (*FEW, "--exclude-path-regex", f"^{ADMIN}")
     with ExitStack() as stack:
         status, said = schemathesis(start(stack, tmp_path, keys=False), tmp_path, *few, examples=2 * EXAMPLES, seed=1)
     assert status == 0, said[-20_000:]

@@ -97,7 +97,7 @@ def trial(server, *, warm_up, rounds, requests):
 
 @pytest.mark.skipif(not POOL.is_file(), reason="this checkout has no pocket models")
 def test_some_hundred_requests_leave_nothing(server):
-    found = trial(server, warm_up=200, rounds=2, requests=100)
+    found = trial(server, warm_up=120, rounds=2, requests=60)
     assert found["memory_mb"][-1] - found["memory_mb"][0] < 30
 
 
