@@ -69,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     document = {
         **provenance(" ".join(["python -m benchmarks.decision_scale", *words])),
+        "allocator": os.environ.get("GLIBC_TUNABLES", ""),
         "source": source,
         "rows": options.rows,
         "dimension": encoder.dimension,
@@ -107,6 +108,7 @@ def page(document: dict[str, Any]) -> str:
             f"recall {document['recall']:.3f}. The stack was trained on the outcomes of {document['models']} models on "
             f"{document['trained_on']:,} prompts ({members}): its decision does not grow with the log. One core, one "
             "request at a time."
+            + (f" Run with GLIBC_TUNABLES={document['allocator']}." if document.get("allocator") else "")
         ),
         "",
         "| part | p50, ms | p99, ms |",
