@@ -1,6 +1,12 @@
 """A change that a signal interrupts: the program may go on, and what it is told later is on disk."""
 
+import collections
 import os
+import random
+import shutil
+import signal
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +14,10 @@ import pytest
 from llmrouter.exceptions import VectorIndexError
 from llmrouter.index import StoredIndex, _log, _segmented, _stored
 from tests.contracts.index_kit import unit_rows
+
+sys.path.append(str(Path(__file__).parents[2] / "faults"))
+
+from soak_results import record
 
 ROWS = unit_rows(40, seed=5)
 
@@ -146,3 +156,67 @@ def test_what_cannot_be_taken_off_again_stops_all_changes(tmp_path, interrupt, m
         assert index.ids().tolist() == [0, 1, 2, 3, 4]
     with StoredIndex.open(tmp_path) as index:
         assert index.ids().tolist() == [0, 1, 2, 3, 4]
+
+
+def changed_until_interrupted(index, ids, chance, seconds):
+    """Add and remove rows until a timer's signal raises; `ids`, which the index holds, follow what was acknowledged."""
+    try:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        while True:
+            if not ids or chance.random() < 0.8:
+                fresh = max(ids, default=0) + 1
+                index.add([fresh], ROWS[fresh % 40 : fresh % 40 + 1])
+                ids.add(fresh)
+            else:
+                gone = chance.choice(sorted(ids))
+                index.remove([gone])
+                ids.discard(gone)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def interrupted_by_signals(folder, trials, *, seed):
+    """Return how often the change under way was made and how often not; a folder that does not open ends the test."""
+    chance, told = random.Random(seed), collections.Counter()
+    for _ in range(trials):
+        shutil.rmtree(folder, ignore_errors=True)
+        with StoredIndex.create(folder, 6) as index:
+            ids: set[int] = set()
+            for _ in range(20):
+                changed_until_interrupted(index, ids, chance, chance.uniform(5e-5, 4e-3))
+                held = set(index.ids().tolist())
+                assert len(held ^ ids) <= 1  # the change that was under way, and no other
+                told["not made" if held == ids else "made"] += 1
+                ids = held
+            index.add([10**6], ROWS[:1])
+            expected = index.ids().tolist()
+        with StoredIndex.open(folder) as index:
+            index.verify()
+            assert index.ids().tolist() == expected
+    return told
+
+
+@pytest.fixture
+def raising_timer():
+    def raises(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, raises)
+    yield
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.usefixtures("raising_timer")
+def test_signals_at_any_moment(tmp_path):
+    told = interrupted_by_signals(tmp_path / "index", 15, seed=0)
+    assert sum(told.values()) == 15 * 20
+
+
+@pytest.mark.soak
+@pytest.mark.usefixtures("raising_timer")
+def test_ten_thousand_signals(tmp_path):
+    told = interrupted_by_signals(tmp_path / "index", 500, seed=1)
+    record("changes of an index interrupted by signals", dict(sorted(told.items())))
+    assert sum(told.values()) == 10_000
