@@ -45,6 +45,7 @@ from llmrouter.types import ModelCard
 
 LAYOUT_VERSION = 2
 _READABLE = (1, 2)
+_HASHED_SINCE = 2  # the id is the hash of the manifest
 CURRENT = "current"
 _MANIFEST = "manifest.json"
 _EVALUATION = "evaluation.json"
@@ -118,6 +119,25 @@ def save(
     return target
 
 
+def check_writable(parent: Path) -> None:
+    """Make the folder that is to hold artifacts, and see that it can be written.
+
+    Raises
+    ------
+    ArtifactError
+        If it cannot.
+    """
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=parent):
+            pass
+    except OSError as error:
+        raise ArtifactError(
+            f"cannot write artifacts into {parent}: {error.strerror or error}; choose another folder, or make it "
+            "writable"
+        ) from error
+
+
 def promote(folder: Path) -> Path:
     """Point ``current`` beside `folder` at it, atomically, and return the link."""
     link = folder.parent / CURRENT
@@ -155,6 +175,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             raise ArtifactCorruptError(f"{file} is missing; restore the folder or train again")
         if _sha256(file) != recorded:
             raise ArtifactCorruptError(f"{file} does not match its recorded hash; restore the folder or train again")
+    content = {key: value for key, value in manifest.items() if key != "id"}
+    if layout >= _HASHED_SINCE and not str(manifest.get("id")).endswith(f"-{_digest(content)}"):
+        raise ArtifactCorruptError(f"{path} does not match the artifact's id; restore the folder or train again")
     return manifest
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -411,6 +412,13 @@ def _add_import(commands: Any) -> None:
     )
     parser.add_argument("--strict", action="store_true", help="logs: refuse the file if any row is bad")
     parser.add_argument("--skip-bad", action="store_true", help="benchmarks: leave bad cells out, do not refuse them")
+    parser.add_argument(
+        "--quality-range",
+        metavar="WORST,BEST",
+        type=_range,
+        default=(0.0, 1.0),
+        help="logs: the scale of their qualities, e.g. 1,5; mapped to 0 to 1",
+    )
     parser.add_argument("--default-model", metavar="NAME", help="logs: model of rows that name none")
     parser.add_argument(
         "--likelihoods",
@@ -440,11 +448,13 @@ def _benchmark_format(options: argparse.Namespace) -> str | None:
     """Return the benchmark format to read, None for a log; refuse options that the other kind alone has."""
     from llmrouter.outcomes import detect_benchmark
 
-    names_log_options = bool(options.columns or options.default_model)
+    names_log_options = bool(options.columns or options.default_model) or options.quality_range != (0.0, 1.0)
     is_hub = options.path.startswith("hub:")
     if options.format in _BENCHMARK_FORMATS:
         if names_log_options:
-            raise ConfigError("these are options for logs; leave them out", path="--columns, --default-model")
+            raise ConfigError(
+                "these are options for logs; leave them out", path="--columns, --default-model, --quality-range"
+            )
         return str(options.format)
     if is_hub and options.format in _LOG_FORMATS:
         raise ConfigError(
@@ -466,6 +476,7 @@ def _import_log(options: argparse.Namespace) -> ImportedLog:
         prices=_prices(options.prices),
         strict=options.strict,
         default_model=options.default_model,
+        quality_range=options.quality_range,
         test_share=options.test_share,
     )
 
@@ -497,12 +508,40 @@ def _prices(path: Path | None) -> dict[str, Price] | None:
 
     if path is None:
         return None
+    expected = 'expected {"model": {"input": 0.15, "output": 0.6}}, US dollars per million tokens'
     try:
-        return {model: Price(**price) for model, price in json.loads(path.read_bytes()).items()}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ConfigError(
-            f'cannot read {path}: {error}; expected {{"model": {{"input": 0.15, "output": 0.6}}}}', path="--prices"
-        ) from error
+        listed = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read {path}: {error}; {expected}", path="--prices") from error
+    if not isinstance(listed, dict):
+        raise ConfigError(f"{path} holds {type(listed).__name__}, no object; {expected}", path="--prices")
+    found = {}
+    for model, price in listed.items():
+        if not isinstance(price, dict):
+            raise ConfigError(f"{path}: the price of {model!r} is {price!r}; {expected}", path="--prices")
+        for name, value in price.items():
+            if name not in ("tiers", "as_of", "source") and not _is_price(value):
+                raise ConfigError(
+                    f"{path}: {name!r} of {model!r} must be a number >= 0, not {value!r}; {expected}", path="--prices"
+                )
+        try:
+            found[model] = Price(**price)
+        except TypeError as error:
+            raise ConfigError(f"{path}: the price of {model!r}: {error}; {expected}", path="--prices") from error
+    return found
+
+
+def _range(text: str) -> tuple[float, float]:
+    try:
+        worst, best = (float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"write WORST,BEST as in 1,5, not {text!r}") from None
+    return worst, best
+
+
+def _is_price(value: object) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value is None or (is_number and math.isfinite(value) and value >= 0)
 
 
 def _print_table(rows: Sequence[tuple[str, ...]]) -> None:

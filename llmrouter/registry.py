@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 from collections.abc import Mapping
 from functools import lru_cache
 from importlib.metadata import entry_points
@@ -149,6 +150,13 @@ def create(kind: Kind, name: str, /, **parameters: Any) -> Any:
     try:
         return implementation(**parameters)
     except TypeError as error:
+        known = inspect.signature(implementation).parameters
+        unknown = sorted(parameters.keys() - known.keys())
+        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
+        if unknown and not takes_any:
+            raise ConfigError(
+                f"{kind} {name!r} has no parameter {unknown[0]!r}; one of {', '.join(known) or '(none)'}"
+            ) from error
         raise ConfigError(f"{kind} {name!r}: {error}") from error
 
 

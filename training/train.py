@@ -21,6 +21,7 @@ from llmrouter.engine import TrainedRouters
 from llmrouter.evaluation import EvaluationResult, Prepared, evaluate, prepare, results_as_json
 from llmrouter.exceptions import DataError
 from llmrouter.index import create_index
+from llmrouter.learning import promote_artifact
 from llmrouter.outcomes import OutcomeTable
 from llmrouter.policy import Calibration
 from llmrouter.routers import NeighbourRouter, fit_pair, weighted_mean
@@ -30,6 +31,10 @@ UNTUNED: Mapping[str, str] = {"knn": "knn:k=100,shrinkage=5.0"}
 """What is fitted where nothing can be replayed, so nothing tuned: strong smoothing does little harm, small k does."""
 MOST_CALIBRATION_PROMPTS = 3000
 """Held-out estimates kept in an artifact; more would not make a policy's promise much tighter."""
+
+
+LEAST_JUDGED = 5
+"""Prompts with an outcome: each fold of a cross-validation needs one."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +78,11 @@ def train(
     Raises
     ------
     DataError
-        If the table has no train split, no text or no observed quality.
+        If the table has no train split, no text or fewer than five prompts with an observed quality.
+    ArtifactError
+        If `out` cannot be written; told before anything is fitted.
     """
+    artifact.check_writable(out)
     texts = table.router_texts()
     loaded = load_encoder(encoder)
     say(f"{table.name or 'table'}: {len(table)} prompts, {len(table.models)} models; encoding with {encoder}")
@@ -83,6 +91,12 @@ def train(
     if not rows.size:
         raise DataError(f"{table.name or 'the table'} has no train split; it has {sorted(set(table.splits))}")
     train_split, X_train = table.select(rows), X[rows]
+    judged = int(train_split.observed.any(axis=1).sum())
+    if judged < LEAST_JUDGED:
+        raise DataError(
+            f"{table.name or 'the table'} has {judged} prompts with a quality in its train split; training needs "
+            f"{LEAST_JUDGED} at least: log more, or judge more answers (column quality)"
+        )
     ready = _settled(router, train_split, X_train, seed=seed, say=say)
     evaluation = _evaluated(table, X, router, ready, seed=seed, say=say)
     trained = fit(
@@ -101,7 +115,7 @@ def train(
         evaluation=results_as_json(evaluation) if evaluation is not None else None,
     )
     if promote:
-        artifact.promote(folder)
+        promote_artifact(folder, reason=f"trained on {table.name or 'a table'}")
     say(f"wrote {folder}" + (f" and made it {artifact.CURRENT}" if promote else ""))
     return Trained(folder, ready.parameters, evaluation)
 

@@ -145,12 +145,14 @@ def measured(engine: Engine, texts: Sequence[str], options: argparse.Namespace) 
             values = [reading[place] for reading in readings]
             ratios = [_ratio(before, after) for before, after in itertools.pairwise(values)]
             row[f"{rule}_us"] = [1e6 * min(values), 1e6 * statistics.median(values), 1e6 * max(values)]
-            row[f"{rule}_largest_change"] = max(ratios)
+            row[f"{rule}_largest_change"] = max(ratios, default=1.0)
         yield row
 
 
 def _read(engine: Engine, readings: list[tuple[int, float, float]], over: threading.Event) -> None:
-    while not over.wait(_READ_EVERY_S):
+    last = False
+    while not last:  # once after the end, too: a machine that is busy otherwise may give no turn before it
+        last = over.wait(_READ_EVERY_S)
         report = engine.load_report()
         if report.output is not None:
             readings.append((report.running, report.output.machine_s, strict_margin(report)))

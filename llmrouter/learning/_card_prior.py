@@ -115,9 +115,10 @@ def card_prior(
     by_price = _by_price(price, means, prices or {})
     if by_price is not None:
         found.append(by_price)
-    if not found:
-        found.append((float(np.mean(list(means.values()))), _STD_OF_NOTHING, "the mean of the known models"))
     precision = np.array([1.0 / std**2 for _, std, _ in found])
+    if precision.sum() < _STD_OF_NOTHING**-2:  # far from all known models, say: that is no better than to know nothing
+        found.append((float(np.mean(list(means.values()))), _STD_OF_NOTHING, "the mean of the known models"))
+        precision = np.append(precision, _STD_OF_NOTHING**-2)
     quality = float(np.clip(precision @ np.array([mean for mean, _, _ in found]) / precision.sum(), 0.0, 1.0))
     std = max(float(1.0 / math.sqrt(precision.sum())), _LEAST_STD)
     likeness = {

@@ -188,7 +188,7 @@ def _format_of(file: Path) -> str | None:
             }
             return next((kind for kind, test in tests.items() if test(header)), None)
         if file.suffix != ".json":
-            return "llmrouterbench"  # an archive
+            return "llmrouterbench" if file.name.endswith(_llmrouterbench.ARCHIVES) else None
         value = json_value(read_bytes(file), source=str(file))
     except (DataError, MissingExtraError):
         return None

@@ -69,7 +69,9 @@ class ReadingOptions:
         if logged is None or logged == "":
             logged = self.default_model
         if logged is None:
-            raise BadRowError("model is missing; log which model answered, or pass default_model")
+            raise BadRowError(
+                "model is missing; log which model answered, or pass default_model (--default-model NAME)"
+            )
         if not isinstance(logged, str):
             raise BadRowError(f"model {shown(logged)} is not text; write the model's name")
         return self.aliases.get(logged, logged)
@@ -154,7 +156,8 @@ def read_quality(value: Any, *, label: str, bounds: tuple[float, float]) -> floa
     quality = (number - low) / (high - low)
     if not 0.0 <= quality <= 1.0:
         raise BadRowError(
-            f"{label} {number:g} is outside [{low:g}, {high:g}]; mend it, or pass the scale, e.g. quality_range=(1, 5)"
+            f"{label} {number:g} is outside [{low:g}, {high:g}]; mend it, or pass the scale, e.g. "
+            "quality_range=(1, 5) (--quality-range 1,5)"
         )
     return quality
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from llmrouter.types import FloatArray
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _MALFORMED = "the line may be cut off: export it again, or delete it"
+_NOT_JSON = re.compile(rb":\s*-?(NaN|Infinity)\b")
+_NO_NUMBER = "NaN and Infinity are no JSON: write null, or leave the field out"
 
 
 def read_objects(path: Path, problems: Problems, *, source: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -35,7 +38,8 @@ def read_objects(path: Path, problems: Problems, *, source: str) -> Iterator[tup
                 try:
                     value = orjson.loads(line)
                 except orjson.JSONDecodeError as error:
-                    problems.add(f"{source} line {number}", f"malformed JSON ({error.msg}); {_MALFORMED}")
+                    remedy = _NO_NUMBER if _NOT_JSON.search(line) else _MALFORMED
+                    problems.add(f"{source} line {number}", f"malformed JSON ({error.msg}); {remedy}")
                     continue
                 if isinstance(value, dict):
                     yield number, value

@@ -23,7 +23,8 @@ from llmrouter.outcomes._benchmark_files import (
 )
 from llmrouter.outcomes._benchmark_grid import BenchmarkGrid, BenchmarkPrompt
 
-SUFFIXES = (".json", ".csv", ".tar.gz", ".tgz", ".tar")
+ARCHIVES = (".tar.gz", ".tgz", ".tar")
+SUFFIXES = (".json", ".csv", *ARCHIVES)
 
 _ARCHIVES = (".tar.gz", ".tgz", ".tar")
 _CSV_COLUMNS = ("dataset", "prompt_id", "model", "score", "cost", "prompt_tokens", "completion_tokens")

@@ -17,6 +17,11 @@ from llmrouter.outcomes._openai_log import is_openai
 from llmrouter.outcomes._schema import Problems
 
 _CSV_SUFFIXES = (".csv", ".tsv")
+_NO_LOGS = {
+    ".parquet": "a table of outcomes goes to --data as it is, other Parquet is to be written as CSV or JSONL",
+    ".gz": "unpack it",
+    ".zip": "unpack it",
+}
 _LOG_SUFFIXES = (*_CSV_SUFFIXES, ".jsonl", ".ndjson", ".json")
 
 
@@ -42,6 +47,10 @@ def find_logs(path: str | Path | Sequence[str | Path]) -> list[Path]:
     if not found:
         raise DataError("no files to import; name at least one")
     for file in found:
+        if file.suffix in _NO_LOGS:
+            raise DataError(
+                f"{file} is no log that is read: {_NO_LOGS[file.suffix]}; logs are {', '.join(_LOG_SUFFIXES)} files"
+            )
         if file.stat().st_size == 0:
             raise DataError(f"{file} is an empty file; export it again, or leave it out")
     return found

@@ -24,6 +24,7 @@ from llmrouter.learning import (
     card_prior,
     placement,
     plan_profile,
+    promote_artifact,
     replaced,
     repriced,
     run_profile,
@@ -227,7 +228,7 @@ class Bench:
             if prepared.wanted.action == "remove" and models is not None:
                 write_overlay(models.overlay, overlay)  # nobody is to be sent to it from here on
             if change.folder is not None and (linked or models is not None):
-                artifact.promote(change.folder)
+                promote_artifact(change.folder, reason=f"models {prepared.wanted.action}")
             if models is not None:
                 write_overlay(models.overlay, overlay)
             elif overlay != Overlay():

@@ -61,6 +61,8 @@ def rewritten(made, folder, change):
     path.write_text(document if isinstance(document, str) else json.dumps(document))
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["files"]["selfcheck.json"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    content = {key: value for key, value in manifest.items() if key != "id"}
+    manifest["id"] = f"knn-{artifact._digest(content)}"
     (copy / "manifest.json").write_text(json.dumps(manifest))
     return copy
 

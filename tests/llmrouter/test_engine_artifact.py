@@ -270,6 +270,15 @@ def test_damaged_manifest(tmp_path, text):
         load(folder)
 
 
+def test_a_manifest_that_was_changed(tmp_path):
+    folder = save(tmp_path)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["reference_cost_usd"] *= 1000
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactCorruptError, match=r"manifest\.json does not match the artifact's id; restore"):
+        load(folder)
+
+
 def test_newer_layout(tmp_path):
     folder = save(tmp_path)
     manifest = json.loads((folder / "manifest.json").read_text())

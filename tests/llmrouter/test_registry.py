@@ -18,7 +18,7 @@ def test_unknown_names_list_the_known_ones():
 
 
 def test_unknown_parameter():
-    with pytest.raises(ConfigError, match="neighbours"):
+    with pytest.raises(ConfigError, match="router 'knn' has no parameter 'neighbours'; one of k, shrinkage"):
         create("router", "knn", neighbours=3)
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from llmrouter import artifact
-from llmrouter.exceptions import DataError
+from llmrouter.exceptions import ArtifactError, DataError
+from llmrouter.learning import current_artifact, rollback_artifact
 from llmrouter.outcomes import OutcomeTable
 from llmrouter.types import ModelCard, Price, RoutingRequest
 from training.train import UNTUNED, train
@@ -87,3 +88,37 @@ def test_what_cannot_be_trained_on(tmp_path, outcomes, match):
     with pytest.raises(DataError, match=match):
         train(outcomes, tmp_path, say=lambda line: None)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("router", ["stack", "knn:k=5"])
+def test_too_few_judged_prompts(tmp_path, router):
+    with pytest.raises(
+        DataError, match="toy has 4 prompts with a quality in its train split; training needs 5 at least"
+    ):
+        train(table(4, splits=("train",)), tmp_path, router=router, say=lambda line: None)
+    assert list(tmp_path.iterdir()) == []
+    assert train(table(5, splits=("train",)), tmp_path, router=router, say=lambda line: None).folder.is_dir()
+
+
+def test_nothing_judged(tmp_path):
+    unjudged = table()
+    unjudged.quality[:] = np.nan
+    with pytest.raises(DataError, match="has 0 prompts with a quality"):
+        train(unjudged, tmp_path, say=lambda line: None)
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_fit(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        lines = []
+        with pytest.raises(ArtifactError, match=f"cannot write artifacts into {place}: .*; choose another folder"):
+            train(table(), place, say=lines.append)
+        assert lines == []
+
+
+def test_the_way_back_is_known(tmp_path):
+    made = [train(table(), tmp_path, router=f"knn:k={k}", say=lambda line: None).folder.name for k in (3, 5, 7)]
+    assert current_artifact(tmp_path) == made[2]
+    for expected in made[1::-1]:
+        assert rollback_artifact(tmp_path).artifact == expected
+    assert current_artifact(tmp_path) == made[0]

@@ -163,7 +163,7 @@ def test_bad_rows_are_skipped_or_raised(tmp_path: Path) -> None:
     for number, text in enumerate(
         [
             "malformed JSON",
-            "model is missing; log which model answered, or pass default_model",
+            "model is missing; log which model answered, or pass default_model (--default-model NAME)",
             "there is no prompt",
             "messages 7 is neither text nor a list of messages",
             "score 4 is outside [0, 1]; mend it, or pass the scale, e.g. quality_range=(1, 5)",
@@ -286,7 +286,7 @@ def test_csv_row_problems_carry_the_line_where_the_row_starts(tmp_path: Path) ->
     assert report.problems == (
         "my.csv line 4: 2 fields under a header of 3; quote fields that hold commas",
         "my.csv line 5: prompt is empty; a row needs the text that was sent",
-        "my.csv line 6: model is missing; log which model answered, or pass default_model",
+        "my.csv line 6: model is missing; log which model answered, or pass default_model (--default-model NAME)",
         "my.csv line 7: score 'high' is no quality; write a number, true or false, or up or down",
         "my.csv line 8: 4 fields under a header of 3; quote fields that hold commas",
     )

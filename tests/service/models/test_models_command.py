@@ -12,6 +12,7 @@ from gateway_process import MODELS, SUMS, WORDS, make_artifact, write_config
 
 from llmrouter import artifact
 from llmrouter.cli import main
+from llmrouter.learning import read_history
 from llmrouter.outcomes import SQLiteOutcomeStore
 from llmrouter.routers.descriptors import ModelDescriptor, save_descriptor
 from llmrouter.types import Outcome
@@ -119,6 +120,7 @@ def test_with_yes_the_model_is_in_pool_and_router(place, capsys):
     trained = known(place)
     assert trained.models == (*MODELS, "gamma")
     assert artifact.read_manifest(place.parent / "artifacts" / "current")["id"] == document["artifact"]
+    assert read_history(place.parent / "artifacts")[-1].reason == "models add"
     assert document["placement"]["after"]["share"]["gamma"] > 0
     assert list((place.parent / "models.yaml.work" / "answers").iterdir()) == []  # what was paid for is in the artifact
     encoder = build_engine(settings).encoder
