@@ -540,8 +540,9 @@ def _range(text: str) -> tuple[float, float]:
 
 
 def _is_price(value: object) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value is None or (is_number and math.isfinite(value) and value >= 0)
+    if value is None or isinstance(value, bool) or not isinstance(value, int | float):
+        return value is None
+    return math.isfinite(value) and value >= 0
 
 
 def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
