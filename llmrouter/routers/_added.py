@@ -30,6 +30,7 @@ _LOADINGS = (0.0, 0.3, 1.0, 3.0)
 _LOCALS = (0.0, 0.1, 0.3, 1.0)
 _LENGTHS = (0.1, 0.3)
 _OFFSET = 1.0
+_LONGEST = 1.001  # of an embedding, of unit length but for rounding
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class AddedColumn:
         prior_level = float(centre.mean()) if additive else level
         target = (y - prior_level) / unit - features.mean(axis=1)
         spread = features - features.mean(axis=1, keepdims=True)
-        similarity = X.astype(np.float64) @ X.T.astype(np.float64)
+        similarity = _similarity(X, X)
         settings = _best_setting(target, weight, spread, similarity)
         kernel = _kernel(spread @ spread.T, similarity, settings)
         root = np.linalg.inv(np.linalg.cholesky(kernel + np.diag(1.0 / weight)))
@@ -148,7 +149,7 @@ class AddedColumn:
         features = (np.nan_to_num(own) - self.centre) / self.scale
         shape = features.mean(axis=1) if self.shape is None else features @ self.shape
         spread = features - features.mean(axis=1, keepdims=True)
-        similarity = X.astype(np.float64) @ self.X.T.astype(np.float64)
+        similarity = _similarity(X, self.X)
         cross = _kernel(spread @ self.features.T, similarity, self.values_)
         mean = self.values_["level"] + self.values_["unit"] * (shape + cross @ self.dual)
         itself = _OFFSET + self.values_["loading"] * (spread**2).sum(axis=1) + self.values_["local"]
@@ -180,6 +181,17 @@ def _kernel(inner: FloatArray, similarity: FloatArray, settings: Mapping[str, An
     """Return the sum of the three kernels, in units of the noise variance."""
     local = settings["local"] * _decay(similarity, settings["length"])
     return np.asarray(_OFFSET + settings["loading"] * inner + local)
+
+
+def _similarity(X: FloatArray, others: FloatArray) -> FloatArray:
+    """Return inner products (n, c); rows longer than embeddings are count with unit length, as the decay needs."""
+    return np.asarray(_shortened(X) @ _shortened(others).T)
+
+
+def _shortened(X: FloatArray) -> FloatArray:
+    exact = X.astype(np.float64)
+    length = np.sqrt(np.einsum("ij,ij->i", exact, exact))[:, None]
+    return np.asarray(np.divide(exact, length, out=exact, where=length > _LONGEST))
 
 
 def _decay(similarity: FloatArray, length: float) -> FloatArray:
