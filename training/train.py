@@ -26,6 +26,7 @@ from llmrouter.outcomes import OutcomeTable
 from llmrouter.policy import Calibration
 from llmrouter.routers import NeighbourRouter, fit_pair, weighted_mean
 from llmrouter.types import FloatArray, estimate_tokens
+from training.leftovers import remove_leftovers
 
 UNTUNED: Mapping[str, str] = {"knn": "knn:k=100,shrinkage=5.0"}
 """What is fitted where nothing can be replayed, so nothing tuned: strong smoothing does little harm, small k does."""
@@ -83,6 +84,8 @@ def train(
         If `out` cannot be written; told before anything is fitted.
     """
     artifact.check_writable(out)
+    if left := remove_leftovers(out):
+        say(f"removed {left} half-written leftovers of earlier trainings")
     texts = table.router_texts()
     loaded = load_encoder(encoder)
     say(f"{table.name or 'table'}: {len(table)} prompts, {len(table.models)} models; encoding with {encoder}")

@@ -64,7 +64,7 @@ def _chosen(result: EvaluationResult) -> list[str]:
     """Return what tuning chose, one line a tuned router."""
     lines = []
     for name, router in result.routers.items():
-        if router.tuning:
+        if router.tuning and router.parameters:
             chosen = ", ".join(f"{key}={_plain(value)}" for key, value in router.parameters.items())
             lines.append(f"{name} was tuned on train: {chosen}.")
     return lines

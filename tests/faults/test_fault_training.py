@@ -17,7 +17,7 @@ from trainer import Trainer, first_artifact, problems_of
 from llmrouter import artifact
 from llmrouter.learning import current_artifact, promote_artifact, read_history, rollback_artifact
 from llmrouter.types import ModelCard, Price
-from training.from_log_leftovers import remove_leftovers
+from training.leftovers import remove_leftovers
 
 PROGRAM = Path(__file__).with_name("train_and_die.py")
 CARDS = [ModelCard(name, Price(0.0, 0.0)) for name in "ab"]
