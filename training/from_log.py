@@ -36,8 +36,8 @@ from llmrouter.policy import Policy, UtilityPolicy
 from llmrouter.registry import parse_spec
 from llmrouter.routers import weighted_mean
 from llmrouter.types import FloatArray, ModelCard, Outcome, Price
-from training.leftovers import remove_leftovers
 from training.from_log_tuning import LogTuning, tune_on_log
+from training.leftovers import remove_leftovers
 from training.train import calibration_of, fit
 
 DEFAULT_ROUTER = "linear-bandit"
