@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 _BANNER = """\
 llmrouter listens on {url}  (readiness: {url}/readyz)
 try it:
-  curl -s {url}/v1/chat/completions -H 'content-type: application/json' \\
+  curl -s {url}/v1/chat/completions -H 'content-type: application/json'{key} \\
     -d '{{"model": "auto", "messages": [{{"role": "user", "content": "What is 17 + 25?"}}]}}'
 stop it with Ctrl-C"""
+_KEY = """ -H "authorization: Bearer $LLMROUTER_KEY\""""
 
 
 def run_gateway(config: Path | None = None, *, host: str | None = None, port: int | None = None) -> int:
@@ -69,7 +70,8 @@ def _run(
     settings: Settings, config: Path | None, environment: dict[str, str], *, host: str | None, port: int | None
 ) -> int:
     def on_ready(url: str) -> None:
-        say(_BANNER.format(url=url))
+        keyed = settings.auth is not None and settings.auth.required
+        say(_BANNER.format(url=url, key=_KEY if keyed else ""))
 
     if settings.server.workers > 1:
         from service.limits import check_workers

@@ -12,9 +12,10 @@ import yaml
 from pydantic import BaseModel
 from starlette.datastructures import Headers
 
+from llmrouter.types import RoutingRequest
 from service import configuration_page, openapi
 from service.chat import parse_chat
-from service.settings import RouterSettings, Settings, parse_settings
+from service.settings import RouterSettings, Settings, build_engine, parse_settings
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -37,6 +38,16 @@ def examples() -> list[Any]:
 def test_every_configuration_that_is_shown_is_right(text: str) -> None:
     settings = parse_settings(text, source="an example", environment=ENVIRONMENT)
     assert settings.pool
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "serve.md"], ids=["README", "serve"])
+def test_the_first_pool_that_is_shown_starts_before_anything_was_trained(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = next(text for text in blocks(page, "yaml") if "pool:" in text)
+    engine = build_engine(parse_settings(text, source=page.name, environment=ENVIRONMENT))
+    assert engine.route(RoutingRequest("What is 12 + 7?", prompt_tokens=8)).model == "small"
 
 
 def test_there_are_examples() -> None:
