@@ -211,7 +211,7 @@ def raising_timer():
 @pytest.mark.soak
 @pytest.mark.usefixtures("raising_timer")
 def test_ten_thousand_signals(tmp_path):
-    """Not in CI: a signal that comes while coverage takes note of a line leaves its lock held, and the next line waits."""
+    """Not in CI: a signal that comes while coverage takes note of a line leaves its lock held for good."""
     told = interrupted_by_signals(tmp_path / "index", 500, seed=1)
     record("changes of an index interrupted by signals", dict(sorted(told.items())))
     assert sum(told.values()) == 10_000
