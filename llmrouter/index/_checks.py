@@ -26,7 +26,7 @@ def checked_rows(rows: Any, dimension: int, *, name: str) -> FloatArray:
     """Return `rows` as a C-ordered float32 array of shape (n, dimension) of finite values."""
     try:
         if np.iscomplexobj(rows):
-            raise TypeError("complex numbers have no order")
+            raise TypeError("complex numbers are not taken")
         if getattr(rows, "dtype", None) == np.float32:
             array = np.ascontiguousarray(rows)
         else:

@@ -40,8 +40,9 @@ class SegmentedIndex(FlatFiles):
     ----------
     dimension : int
         Length d of the rows.
-    kind : IndexKind, optional
-        How sealed segments are searched; by default the kind of the class, with its defaults.
+    kind : IndexKind or str, optional
+        How sealed segments are searched, as such or as in ``hnsw:m=32``; by default the kind of the class, with its
+        defaults.
 
     Raises
     ------

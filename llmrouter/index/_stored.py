@@ -58,7 +58,10 @@ class StoredIndex(SegmentedIndex):
         Raises
         ------
         VectorIndexError
-            If there is an index already, or what is left of one, or the folder cannot be written.
+            If there is an index already, or what is left of one, `fingerprint` is no text, or the folder cannot be
+            written.
+        ConfigError
+            If `kind` names none, or a parameter of it is wrong.
         """
         folder = Path(folder)
         if not isinstance(fingerprint, str):

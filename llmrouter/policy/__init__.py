@@ -7,7 +7,7 @@ from llmrouter.policy._calibration_files import load_calibration, save_calibrati
 from llmrouter.policy._category_map import CategoryMap, CategoryMapPolicy
 from llmrouter.policy._chance import uniform_of
 from llmrouter.policy._config import policy_from_config
-from llmrouter.policy._eligibility import PoolCandidates, candidates_for
+from llmrouter.policy._eligibility import PoolCandidates
 from llmrouter.policy._explore import ExplorePolicy
 from llmrouter.policy._explore_budget import DailyLedger, Ledger
 from llmrouter.policy._facts import Calibration, TrainingFacts
@@ -50,7 +50,6 @@ __all__ = [
     "UtilityPolicy",
     "View",
     "WrappingPolicy",
-    "candidates_for",
     "load_calibration",
     "policy_from_config",
     "save_calibration",

@@ -58,13 +58,6 @@ class PoolCandidates:
         )
 
 
-def candidates_for(
-    request: RoutingRequest, cards: Sequence[ModelCard], *, token_ratio: Mapping[str, float] | None = None
-) -> tuple[Candidate, ...]:
-    """Return the candidates for one request; see `PoolCandidates`."""
-    return PoolCandidates(cards, token_ratio=token_ratio).of(request)
-
-
 def _candidate(card: ModelCard, reason: str) -> Candidate:
     return Candidate(card, eligible=False, reason=reason) if reason else Candidate(card)
 

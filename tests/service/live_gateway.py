@@ -14,7 +14,7 @@ import numpy as np
 from contracts.misbehaving_upstream import Exchange, MisbehavingUpstream, completion, ordinary_stream
 
 from llmrouter.exceptions import LLMRouterError
-from llmrouter.policy import UtilityPolicy, candidates_for
+from llmrouter.policy import PoolCandidates, UtilityPolicy
 from llmrouter.pool import Cooldowns
 from llmrouter.types import Decision, Estimates, ModelCard, Neighbour, RoutingRequest
 from service.app import create_app
@@ -48,7 +48,7 @@ class FakeEngine:
             tuple(card.name for card in self.cards), quality, np.full(m, 0.1), np.full(m, 1e-6), np.full(m, 9.0)
         )
         try:
-            decision = self.policy.choose(request, candidates_for(request, self.cards), estimates)
+            decision = self.policy.choose(request, PoolCandidates(self.cards).of(request), estimates)
         except LLMRouterError as error:
             return error
         found = tuple(Neighbour(f"p{i}", 1.0 - i / 10) for i in range(neighbours))

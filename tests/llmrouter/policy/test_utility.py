@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmrouter.exceptions import ConfigError, NoEligibleModelError, UnknownModelError
-from llmrouter.policy import UtilityPolicy, candidates_for
+from llmrouter.policy import PoolCandidates, UtilityPolicy
 from llmrouter.types import Candidate, Capability, Estimates, ModelCard, Preference, Price, RoutingRequest
 
 CARDS = tuple(ModelCard(name, Price(1.0, 2.0), context_window=window) for name, window in zip("abc", (100, 1000, None)))
@@ -95,7 +95,7 @@ def test_never_leaves_the_eligible_set_and_never_gets_dearer_with_the_weight(mod
 
 
 def reasons(request, **kwargs):
-    return {c.name: c.reason for c in candidates_for(request, CARDS, **kwargs)}
+    return {c.name: c.reason for c in PoolCandidates(CARDS, **kwargs).of(request)}
 
 
 def test_context_window_counts_prompt_and_completion():
@@ -121,7 +121,7 @@ def test_allowed_models():
         "c": "not among the allowed models",
     }
     with pytest.raises(UnknownModelError, match="'z' does not exist. Available: a, b, c"):
-        candidates_for(RoutingRequest("x", allowed_models=("z",)), CARDS)
+        PoolCandidates(CARDS).of(RoutingRequest("x", allowed_models=("z",)))
 
 
 @given(
@@ -133,7 +133,7 @@ def test_allowed_models():
 def test_who_fits_does_not_depend_on_whether_all_do(windows, ratio, prompt, completion):
     cards = [ModelCard(name, Price(1, 1), context_window=window) for name, window in zip("abcd", windows)]
     request = RoutingRequest("x", prompt_tokens=prompt, max_output_tokens=completion)
-    found = candidates_for(request, cards, token_ratio={"a": ratio})
+    found = PoolCandidates(cards, token_ratio={"a": ratio}).of(request)
     for candidate in found:
         tokens = round(prompt * (ratio if candidate.name == "a" else 1.0)) + (completion or 0)
         window = candidate.card.context_window
